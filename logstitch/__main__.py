@@ -1,0 +1,6 @@
+"""``python -m logstitch``."""
+
+from logstitch.cli import main
+
+if __name__ == "__main__":
+    main()
