@@ -1,0 +1,1 @@
+"""HTTP: everything between bytes on a socket and messages to actors."""
