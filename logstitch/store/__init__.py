@@ -1,0 +1,1 @@
+"""The store owns transactions: the only package that knows psycopg and SQL."""
