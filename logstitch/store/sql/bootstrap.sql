@@ -1,0 +1,4 @@
+-- The first organization.
+
+-- name: lock_organizations
+LOCK TABLE organizations IN SHARE ROW EXCLUSIVE MODE;

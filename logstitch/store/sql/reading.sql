@@ -1,0 +1,202 @@
+-- Reading events. The planner is left one way for each statement, because the wrong one costs a project's size:
+--
+-- * walks are ranges of whole index keys in the order of the index (never an equality and an order, which a second
+--   index could serve too), and sorting is switched off;
+-- * look-ups stand behind OFFSET 0, which the planner does not push conditions through, so that only the one condition
+--   that its index serves is there to choose an index by;
+-- * sequential scans are switched off.
+--
+-- tests/store/test_plans.py holds the planner to it. `%(low)s` is inclusive, `%(high)s` is not.
+
+-- name: settle_plans
+SELECT set_config('enable_seqscan', 'off', true), set_config('enable_sort', 'off', true),
+       set_config('enable_incremental_sort', 'off', true), set_config('max_parallel_workers_per_gather', '0', true),
+       set_config('jit', 'off', true);
+
+-- name: find_tenant
+SELECT tenant_no FROM tenants WHERE project_no = %(project_no)s AND tenant_id = %(tenant_id)s;
+
+-- name: find_actions
+SELECT action FROM project_actions
+WHERE project_no = %(project_no)s AND action LIKE %(pattern)s
+LIMIT %(limit)s;
+
+-- name: find_event
+SELECT body FROM events WHERE project_no = %(project_no)s AND id = %(id)s;
+
+-- name: find_bodies
+SELECT seq, body FROM events WHERE project_no = %(project_no)s AND seq = ANY (%(seqs)s::bigint[]);
+
+-- Milliseconds are rounded: the spans were computed through floating point.
+-- name: find_spans
+SELECT segment, (extract(epoch FROM oldest) * 1000)::bigint, (extract(epoch FROM newest) * 1000)::bigint, words_ready
+FROM segments
+WHERE project_no = %(project_no)s;
+
+-- The events that pass among the next `events` ones, and the last of these, passing or not; `walked` is how many they
+-- are.
+-- name: walk_desc
+SELECT seq, occurred_at, id, passes, walked FROM (
+    SELECT seq, occurred_at, id, row_number() OVER () AS step, count(*) OVER () AS walked, coalesce(
+        (%(tenant_no)s::int IS NULL OR tenant_no = %(tenant_no)s)
+        AND (%(actor_id)s::text IS NULL OR actor_id = %(actor_id)s)
+        AND (%(actor_type)s::text IS NULL OR actor_type = %(actor_type)s)
+        AND (%(actions)s::text[] IS NULL OR action = ANY (%(actions)s))
+        AND (%(action_like)s::text IS NULL OR action LIKE %(action_like)s)
+        AND (%(category)s::text IS NULL OR category = %(category)s)
+        AND (%(target_id)s::text IS NULL OR target_id = %(target_id)s)
+        AND (%(target_type)s::text IS NULL OR target_type = %(target_type)s)
+    , false) AS passes
+    FROM (
+        SELECT seq, occurred_at, id, tenant_no, actor_id, actor_type, action, category, target_id, target_type FROM events
+        WHERE (project_no, occurred_at, id) >= (%(project_no)s::int, %(low)s::timestamptz, %(low_id)s::uuid)
+          AND (project_no, occurred_at, id) < (%(project_no)s::int, %(high)s::timestamptz, %(high_id)s::uuid)
+        ORDER BY project_no DESC, occurred_at DESC, id DESC
+        LIMIT %(events)s
+    ) AS next
+) AS walk
+WHERE passes OR step = walked
+ORDER BY step;
+
+-- name: walk_asc
+SELECT seq, occurred_at, id, passes, walked FROM (
+    SELECT seq, occurred_at, id, row_number() OVER () AS step, count(*) OVER () AS walked, coalesce(
+        (%(tenant_no)s::int IS NULL OR tenant_no = %(tenant_no)s)
+        AND (%(actor_id)s::text IS NULL OR actor_id = %(actor_id)s)
+        AND (%(actor_type)s::text IS NULL OR actor_type = %(actor_type)s)
+        AND (%(actions)s::text[] IS NULL OR action = ANY (%(actions)s))
+        AND (%(action_like)s::text IS NULL OR action LIKE %(action_like)s)
+        AND (%(category)s::text IS NULL OR category = %(category)s)
+        AND (%(target_id)s::text IS NULL OR target_id = %(target_id)s)
+        AND (%(target_type)s::text IS NULL OR target_type = %(target_type)s)
+    , false) AS passes
+    FROM (
+        SELECT seq, occurred_at, id, tenant_no, actor_id, actor_type, action, category, target_id, target_type FROM events
+        WHERE (project_no, occurred_at, id) >= (%(project_no)s::int, %(low)s::timestamptz, %(low_id)s::uuid)
+          AND (project_no, occurred_at, id) < (%(project_no)s::int, %(high)s::timestamptz, %(high_id)s::uuid)
+        ORDER BY project_no, occurred_at, id
+        LIMIT %(events)s
+    ) AS next
+) AS walk
+WHERE passes OR step = walked
+ORDER BY step;
+
+-- name: walk_tenant_desc
+SELECT seq, occurred_at, id, passes, walked FROM (
+    SELECT seq, occurred_at, id, row_number() OVER () AS step, count(*) OVER () AS walked, coalesce(
+        (%(tenant_no)s::int IS NULL OR tenant_no = %(tenant_no)s)
+        AND (%(actor_id)s::text IS NULL OR actor_id = %(actor_id)s)
+        AND (%(actor_type)s::text IS NULL OR actor_type = %(actor_type)s)
+        AND (%(actions)s::text[] IS NULL OR action = ANY (%(actions)s))
+        AND (%(action_like)s::text IS NULL OR action LIKE %(action_like)s)
+        AND (%(category)s::text IS NULL OR category = %(category)s)
+        AND (%(target_id)s::text IS NULL OR target_id = %(target_id)s)
+        AND (%(target_type)s::text IS NULL OR target_type = %(target_type)s)
+    , false) AS passes
+    FROM (
+        SELECT seq, occurred_at, id, tenant_no, actor_id, actor_type, action, category, target_id, target_type FROM events
+        WHERE (project_no, tenant_no, occurred_at, id) >= (%(project_no)s::int, %(tenant_no)s::int, %(low)s::timestamptz, %(low_id)s::uuid)
+          AND (project_no, tenant_no, occurred_at, id) < (%(project_no)s::int, %(tenant_no)s::int, %(high)s::timestamptz, %(high_id)s::uuid)
+        ORDER BY project_no DESC, tenant_no DESC, occurred_at DESC, id DESC
+        LIMIT %(events)s
+    ) AS next
+) AS walk
+WHERE passes OR step = walked
+ORDER BY step;
+
+-- name: walk_tenant_asc
+SELECT seq, occurred_at, id, passes, walked FROM (
+    SELECT seq, occurred_at, id, row_number() OVER () AS step, count(*) OVER () AS walked, coalesce(
+        (%(tenant_no)s::int IS NULL OR tenant_no = %(tenant_no)s)
+        AND (%(actor_id)s::text IS NULL OR actor_id = %(actor_id)s)
+        AND (%(actor_type)s::text IS NULL OR actor_type = %(actor_type)s)
+        AND (%(actions)s::text[] IS NULL OR action = ANY (%(actions)s))
+        AND (%(action_like)s::text IS NULL OR action LIKE %(action_like)s)
+        AND (%(category)s::text IS NULL OR category = %(category)s)
+        AND (%(target_id)s::text IS NULL OR target_id = %(target_id)s)
+        AND (%(target_type)s::text IS NULL OR target_type = %(target_type)s)
+    , false) AS passes
+    FROM (
+        SELECT seq, occurred_at, id, tenant_no, actor_id, actor_type, action, category, target_id, target_type FROM events
+        WHERE (project_no, tenant_no, occurred_at, id) >= (%(project_no)s::int, %(tenant_no)s::int, %(low)s::timestamptz, %(low_id)s::uuid)
+          AND (project_no, tenant_no, occurred_at, id) < (%(project_no)s::int, %(tenant_no)s::int, %(high)s::timestamptz, %(high_id)s::uuid)
+        ORDER BY project_no, tenant_no, occurred_at, id
+        LIMIT %(events)s
+    ) AS next
+) AS walk
+WHERE passes OR step = walked
+ORDER BY step;
+
+-- name: find_having
+SELECT seq, occurred_at, id FROM (
+    SELECT project_no, seq, occurred_at, id, tenant_no, actor_id, actor_type, action, category, target_id, target_type FROM events
+    WHERE facets @@ %(query)s::tsquery
+    OFFSET 0
+) AS candidates
+WHERE project_no = %(project_no)s
+  AND (occurred_at, id) >= (%(low)s::timestamptz, %(low_id)s::uuid)
+  AND (occurred_at, id) < (%(high)s::timestamptz, %(high_id)s::uuid)
+  AND (%(tenant_no)s::int IS NULL OR tenant_no = %(tenant_no)s)
+  AND (%(actor_id)s::text IS NULL OR actor_id = %(actor_id)s)
+  AND (%(actor_type)s::text IS NULL OR actor_type = %(actor_type)s)
+  AND (%(actions)s::text[] IS NULL OR action = ANY (%(actions)s))
+  AND (%(action_like)s::text IS NULL OR action LIKE %(action_like)s)
+  AND (%(category)s::text IS NULL OR category = %(category)s)
+  AND (%(target_id)s::text IS NULL OR target_id = %(target_id)s)
+  AND (%(target_type)s::text IS NULL OR target_type = %(target_type)s)
+ORDER BY CASE WHEN %(newest_first)s THEN occurred_at END DESC, CASE WHEN %(newest_first)s THEN id END DESC,
+         occurred_at, id
+LIMIT %(limit)s;
+
+-- name: find_seqs_having
+SELECT seq FROM (
+    SELECT project_no, seq FROM events
+    WHERE facets @@ %(query)s::tsquery
+    OFFSET 0
+) AS candidates
+WHERE project_no = %(project_no)s;
+
+-- name: find_among
+SELECT seq, occurred_at, id FROM (
+    SELECT project_no, seq, occurred_at, id, tenant_no, actor_id, actor_type, action, category, target_id, target_type FROM events
+    WHERE project_no = %(project_no)s AND seq = ANY (%(seqs)s::bigint[])
+    OFFSET 0
+) AS candidates
+WHERE project_no = %(project_no)s
+  AND (occurred_at, id) >= (%(low)s::timestamptz, %(low_id)s::uuid)
+  AND (occurred_at, id) < (%(high)s::timestamptz, %(high_id)s::uuid)
+  AND (%(tenant_no)s::int IS NULL OR tenant_no = %(tenant_no)s)
+  AND (%(actor_id)s::text IS NULL OR actor_id = %(actor_id)s)
+  AND (%(actor_type)s::text IS NULL OR actor_type = %(actor_type)s)
+  AND (%(actions)s::text[] IS NULL OR action = ANY (%(actions)s))
+  AND (%(action_like)s::text IS NULL OR action LIKE %(action_like)s)
+  AND (%(category)s::text IS NULL OR category = %(category)s)
+  AND (%(target_id)s::text IS NULL OR target_id = %(target_id)s)
+  AND (%(target_type)s::text IS NULL OR target_type = %(target_type)s)
+ORDER BY CASE WHEN %(newest_first)s THEN occurred_at END DESC, CASE WHEN %(newest_first)s THEN id END DESC,
+         occurred_at, id
+LIMIT %(limit)s;
+
+-- What may hold the words: a body of ASCII only in its lower case (the "C" collation folds ASCII and leaves the rest);
+-- any other body is for the caller to fold. `ascii` is false when a word is not ASCII, which no such body can hold.
+-- name: find_possible
+SELECT seq, occurred_at, id FROM (
+    SELECT project_no, seq, occurred_at, id, tenant_no, actor_id, actor_type, action, category, target_id, target_type FROM events
+    WHERE project_no = %(project_no)s AND seq > %(after_seq)s AND seq <= %(last_seq)s
+      AND ((%(ascii)s AND lower(body) LIKE ALL (%(patterns)s::text[])) OR octet_length(body) <> char_length(body))
+    OFFSET 0
+) AS candidates
+WHERE project_no = %(project_no)s
+  AND (occurred_at, id) >= (%(low)s::timestamptz, %(low_id)s::uuid)
+  AND (occurred_at, id) < (%(high)s::timestamptz, %(high_id)s::uuid)
+  AND (%(tenant_no)s::int IS NULL OR tenant_no = %(tenant_no)s)
+  AND (%(actor_id)s::text IS NULL OR actor_id = %(actor_id)s)
+  AND (%(actor_type)s::text IS NULL OR actor_type = %(actor_type)s)
+  AND (%(actions)s::text[] IS NULL OR action = ANY (%(actions)s))
+  AND (%(action_like)s::text IS NULL OR action LIKE %(action_like)s)
+  AND (%(category)s::text IS NULL OR category = %(category)s)
+  AND (%(target_id)s::text IS NULL OR target_id = %(target_id)s)
+  AND (%(target_type)s::text IS NULL OR target_type = %(target_type)s)
+ORDER BY CASE WHEN %(newest_first)s THEN occurred_at END DESC, CASE WHEN %(newest_first)s THEN id END DESC,
+         occurred_at, id
+LIMIT %(limit)s;

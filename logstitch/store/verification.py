@@ -1,0 +1,64 @@
+"""Reading everything back, in order and in bounded steps, to check it against itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from logstitch.store.database import Connection
+from logstitch.store.events import Tenant
+from logstitch.store.queries import load
+
+_sql = load("verification")
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectHead:
+    """A project and the ``seq`` of its newest event."""
+
+    no: int
+    id: UUID
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """A row as evidence: its place in the project, its place in the tenant's log, its hash, salts and body."""
+
+    seq: int
+    id: UUID
+    tenant_no: int
+    tenant_seq: int
+    content_hash: bytes
+    salts: bytes
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class Logs:
+    """What is kept of the tenants' logs: heads by tenant number, with the tenant's id, and subtree hashes by
+    (tenant number, subtree)."""
+
+    heads: dict[int, tuple[str, Tenant]]
+    subtrees: dict[tuple[int, int], bytes]
+
+
+def list_heads(conn: Connection) -> list[ProjectHead]:
+    """Every project."""
+    return [ProjectHead(*row) for row in conn.execute(_sql.list_heads)]
+
+
+def read_events(conn: Connection, project_no: int, *, after: int, through: int, limit: int) -> list[StoredEvent]:
+    """The next ``limit`` events after ``seq`` ``after``, up to ``through``."""
+    values = {"project_no": project_no, "after": after, "through": through, "limit": limit}
+    return [StoredEvent(*row) for row in conn.execute(_sql.read_events, values)]
+
+
+def read_logs(conn: Connection, project_no: int) -> Logs:
+    """The heads and subtree hashes of a project's tenants."""
+    values = {"project_no": project_no}
+    heads = {
+        no: (tenant_id, Tenant(no, size, edge)) for no, tenant_id, size, edge in conn.execute(_sql.read_tenants, values)
+    }
+    subtrees = {(no, subtree): hash_ for no, subtree, hash_ in conn.execute(_sql.read_subtrees, values)}
+    return Logs(heads, subtrees)
