@@ -1,0 +1,157 @@
+"""One hash stands for an event, through salted commitments to its sections.
+
+``content_hash = SHA-256(header)``, where the header is the canonical object of the event's own fields and, for each
+section, only ``SHA-256(salt ‖ canonical(section))``. A section can thus be shown alone, against the hash, or be
+withheld (or erased together with its salt) while the rest stays provable; without the salt, a guess at its content
+cannot be checked.
+
+The stored body is the canonical JSON text of the event as it is answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import sha256
+from typing import Final
+
+import orjson
+
+from logstitch.evidence.canonical import SECTIONS, canonical, encode_sections
+from logstitch.ids import event_id_text
+from logstitch.times import format_time
+
+SALT_BYTES: Final = 16
+SALTS_PER_EVENT: Final = SALT_BYTES * len(SECTIONS)
+"""Bytes of salt that one event may need: draw them for a whole batch in one ``os.urandom``."""
+
+_MEMBERS: Final = {name: b',"%b":' % name.encode() for name in SECTIONS}
+_dumps = orjson.dumps
+_SORTED = orjson.OPT_SORT_KEYS
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedEvent:
+    """An event as it is stored."""
+
+    id: bytes
+    """16 bytes."""
+    body: bytes
+    """Canonical JSON text, UTF-8."""
+    content_hash: bytes
+    """32 bytes."""
+    salts: bytes
+    """16 bytes for each section that is present, in the order of ``SECTIONS``."""
+
+
+class Verdict(StrEnum):
+    """What ``verify_event`` found. Only ``OK`` is true."""
+
+    OK = "ok"
+    MALFORMED = "the body is not an event"
+    NOT_CANONICAL = "the body is not in canonical form"
+    WRONG_SALTS = "the salts do not fit the sections"
+    HASH_DIFFERS = "the content hash is not that of the body"
+
+    def __bool__(self) -> bool:
+        return self is Verdict.OK
+
+
+def commit(section: bytes, salt: bytes) -> bytes:
+    """``SHA-256(salt ‖ section)``: 32 bytes, for the canonical bytes of a section and its 16 bytes of salt."""
+    return sha256(salt + section).digest()
+
+
+def encode_event(
+    event: Mapping[str, object],
+    *,
+    id16: bytes,
+    occurred_at_ms: int,
+    received_at_ms: int,
+    salts: bytes,
+    redactions: Sequence[Mapping[str, object]] = (),
+) -> EncodedEvent:
+    """Encode a validated and redacted event (``action, category, tenant_id``, its sections, ``idempotency_key``?).
+
+    ``salts`` are ``SALTS_PER_EVENT`` fresh random bytes, of which the first ``16 × present sections`` are used and
+    returned. ``redactions`` are ``{field, rules}`` objects; an empty list is left out of header and body. The event's
+    own ``occurred_at`` is ignored in favour of ``occurred_at_ms``. Raises ``KeyError`` where a required field is
+    missing, ``ValueError`` where salt is.
+    """
+    # Everything that header and body share is serialized once and spliced into both, in sorted order of keys.
+    sections = encode_sections(event)
+    action = b'{"action":' + _dumps(event["action"])
+    category = b',"category":' + _dumps(event["category"])
+    tenant = b',"tenant_id":' + _dumps(event["tenant_id"]) + b"}"
+    between = f',"id":"{event_id_text(id16)}"'.encode()
+    if (key := event.get("idempotency_key")) is not None:
+        between += b',"idempotency_key":' + _dumps(key)
+    times = f',"occurred_at":"{format_time(occurred_at_ms)}","received_at":"{format_time(received_at_ms)}"'.encode()
+    if redactions:
+        times += b',"redactions":' + canonical(list(redactions))
+
+    committed: dict[str, str] = {}
+    shown: dict[str, bytes] = {}
+    start = 0
+    for name, section in sections.items():
+        stop = start + SALT_BYTES
+        committed[name] = sha256(salts[start:stop] + section).digest().hex()
+        shown[name] = _MEMBERS[name] + section
+        start = stop
+    if len(salts) < start:
+        raise ValueError("every section needs 16 bytes of salt")
+    header = (action, category, between, times, b',"sections":', _dumps(committed, option=_SORTED), tenant)
+    digest = sha256(b"".join(header))
+    get = shown.get
+    body = (
+        action,
+        get("actor", b""),
+        category,
+        get("changes", b""),
+        b',"content_hash":"%b"' % digest.hexdigest().encode(),
+        get("context", b""),
+        between,
+        get("metadata", b""),
+        times,
+        get("target", b""),
+        tenant,
+    )
+    return EncodedEvent(id16, b"".join(body), digest.digest(), salts[:start])
+
+
+def header_of(event: Mapping[str, object], commitments: Mapping[str, str]) -> bytes:
+    """The header's canonical bytes, from an event as answered and its sections' commitments in hex."""
+    header: dict[str, object] = {name: event[name] for name in _REQUIRED}
+    header |= {name: event[name] for name in ("idempotency_key", "redactions") if name in event}
+    header["sections"] = dict(commitments)
+    return canonical(header)
+
+
+def verify_event(body: bytes, salts: bytes) -> Verdict:
+    """Whether a stored body is canonical and its ``content_hash`` is really its own, given its salts.
+
+    Written apart from ``encode_event``, from the definition, so that each checks the other.
+    """
+    try:
+        event = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return Verdict.MALFORMED
+    if not isinstance(event, dict) or not event.keys() >= _REQUIRED or not event.keys() <= _KNOWN:
+        return Verdict.MALFORMED
+    if canonical(event) != body:
+        return Verdict.NOT_CANONICAL
+    present = [name for name in SECTIONS if name in event]
+    if len(salts) != SALT_BYTES * len(present):
+        return Verdict.WRONG_SALTS
+    commitments = {
+        name: commit(canonical(event[name]), salts[SALT_BYTES * i : SALT_BYTES * (i + 1)]).hex()
+        for i, name in enumerate(present)
+    }
+    if sha256(header_of(event, commitments)).hexdigest() != event.get("content_hash"):
+        return Verdict.HASH_DIFFERS
+    return Verdict.OK
+
+
+_REQUIRED: Final = frozenset({"action", "category", "id", "occurred_at", "received_at", "tenant_id"})
+_KNOWN: Final = _REQUIRED | {"content_hash", "idempotency_key", "redactions", *SECTIONS}
