@@ -67,9 +67,7 @@ def _tame(value: object) -> object:
     if kinds <= _PLAIN:
         return value
     changed = [
-        (place, tame)
-        for place, item in places
-        if type(item) in _MAY_HOLD_FLOATS and (tame := _tame(item)) is not item
+        (place, tame) for place, item in places if type(item) in _MAY_HOLD_FLOATS and (tame := _tame(item)) is not item
     ]
     if not changed:
         return value

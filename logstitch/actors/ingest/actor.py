@@ -1,0 +1,177 @@
+"""The actor: a preparer and a committer, so that the next group is prepared while one transaction commits.
+
+The answer to a request is given right after its commit, with no checkpoint between. A group that fails for a reason
+of its own is tried again one request at a time, so that one bad request never takes others with it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from logstitch.actors.ingest.commit import GroupCommit, Outcome, PreparedBatch
+from logstitch.actors.ingest.preparation import prepare
+from logstitch.actors.mailbox import Envelope, KeyedAsks, Mailbox
+from logstitch.actors.messages import Accepted, RedactEvents, SubmitEvents
+from logstitch.errors import DatabaseUnavailable, LogStitchError
+from logstitch.ids import UlidMint
+from logstitch.store import projects
+from logstitch.store.database import Connection, Database
+
+log = structlog.get_logger(__name__)
+
+GROUP_EVENTS = 1_000
+"""Events that one transaction takes. More makes commits rarer but leaves the database idle while the next group is
+prepared: 32 clients sending batches of 100 then move in lockstep."""
+PENDING_EVENTS = 2_000
+"""Events prepared ahead of the transaction; the mailbox holds the rest."""
+TAKE = 64
+"""Requests taken from the mailbox at a time."""
+HOLD_SECONDS = 8.0
+"""How long a group is held through an outage of the database before its requests are answered 503."""
+COMMIT_SECONDS = 5.0
+"""How long one attempt of a transaction may take."""
+REDACT_SECONDS = 5.0
+"""How long redaction of what was taken may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A request that is ready to be stored."""
+
+    envelope: Envelope[SubmitEvents]
+    batch: PreparedBatch
+
+
+class Ingest:
+    """Owns the queue of accepted batches of one project, and what is known of its tables' heads."""
+
+    def __init__(self, database: Database, redaction: KeyedAsks, project_no: int, mint: UlidMint) -> None:
+        self._database = database
+        self._redaction = redaction
+        self._project_no = project_no
+        self._group_commit = GroupCommit(project_no)
+        self._secret: bytes | None = None
+        self._mint = mint
+        self._pending: deque[_Work] = deque()
+        self._pending_events = 0
+        self._changed = trio.Condition()
+        self._finished = False
+
+    async def run(self, mailbox: Mailbox) -> None:
+        """Take, prepare and store until the mailbox is closed and empty."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._commit_groups, mailbox)
+            with suppress(trio.EndOfChannel):
+                while True:
+                    envelopes = await mailbox.take(TAKE)
+                    await self._prepare_requests([envelope for envelope in envelopes if not envelope.abandoned])
+            async with self._changed:
+                self._finished = True
+                self._changed.notify_all()
+
+    # -- preparing ---------------------------------------------------------------------------------------------------
+
+    async def _prepare_requests(self, envelopes: Sequence[Envelope[SubmitEvents]]) -> None:
+        if not envelopes:
+            return
+        try:
+            secret = await self._load_secret()
+            requests = [envelope.message for envelope in envelopes]
+            incoming = [event for request in requests for event in request.events]
+            redacted = await self._redaction.ask(self._project_no, RedactEvents(incoming), timeout=REDACT_SECONDS)
+        except LogStitchError as error:
+            for envelope in envelopes:
+                envelope.refuse(error)
+            return
+        start = 0
+        for envelope in envelopes:
+            request = envelope.message
+            end = start + len(request.events)
+            stored, changes = redacted.events[start:end], redacted.changes[start:end]
+            start = end
+            # At most 100 events between two checkpoints, about 2 ms: other requests get their turn.
+            prepared = prepare(
+                request.events,
+                stored,
+                changes,
+                received_at_ms=request.received_at_ms,
+                secret=secret,
+                mint=self._mint,
+            )
+            redacted_count = sum(len(fields) for fields in changes)
+            batch = PreparedBatch(prepared, request.batch, request.received_at_ms, redacted_count, request.daily_limit)
+            await self._enqueue(_Work(envelope, batch))
+
+    async def _load_secret(self) -> bytes:
+        if self._secret is None:
+            self._secret = await self._database.transact(
+                lambda conn: projects.idempotency_secret(conn, self._project_no), hold=HOLD_SECONDS, read_only=True
+            )
+        return self._secret
+
+    async def _enqueue(self, work: _Work) -> None:
+        async with self._changed:
+            while self._pending_events >= PENDING_EVENTS:
+                await self._changed.wait()
+            self._pending.append(work)
+            self._pending_events += len(work.batch.events)
+            self._changed.notify_all()
+
+    # -- committing --------------------------------------------------------------------------------------------------
+
+    async def _commit_groups(self, mailbox: Mailbox) -> None:
+        while group := await self._next_group():
+            await self._commit(group)
+            mailbox.progress()
+
+    async def _next_group(self) -> list[_Work]:
+        """What is pending, up to the bound; nothing when all is done."""
+        async with self._changed:
+            while not self._pending and not self._finished:
+                await self._changed.wait()
+            group: list[_Work] = []
+            size = 0
+            while self._pending and (not group or size + len(self._pending[0].batch.events) <= GROUP_EVENTS):
+                work = self._pending.popleft()
+                size += len(work.batch.events)
+                group.append(work)
+            self._pending_events -= size
+            self._changed.notify_all()
+            return group
+
+    async def _commit(self, group: Sequence[_Work]) -> None:
+        batches = [work.batch for work in group]
+
+        def store(conn: Connection) -> list[Outcome]:
+            return self._group_commit.run(conn, batches)
+
+        try:
+            outcomes = await self._database.transact(store, timeout=COMMIT_SECONDS, hold=HOLD_SECONDS)
+        except DatabaseUnavailable as error:
+            self._group_commit.settle(committed=False)
+            for work in group:
+                work.envelope.refuse(error)
+            return
+        except Exception as error:
+            self._group_commit.settle(committed=False)
+            if len(group) > 1:
+                log.warning("ingest.group_failed", project_no=self._project_no, requests=len(group))
+                for work in group:
+                    await self._commit([work])
+                return
+            log.error("ingest.request_failed", project_no=self._project_no, error=type(error).__name__)
+            group[0].envelope.refuse(error)
+            return
+        # From here to the last answer there is no checkpoint: what is committed is answered.
+        self._group_commit.settle(committed=True)
+        for work, outcome in zip(group, outcomes, strict=True):
+            if isinstance(outcome, Accepted):
+                work.envelope.reply(outcome)
+            else:
+                work.envelope.refuse(outcome)

@@ -1,0 +1,74 @@
+"""Idempotency, as a pure rule: which events of a batch are new, which are replays, and when the batch is refused.
+
+The contract: per project, the same key with the same body returns the first id and stores nothing; with another body
+the whole batch is refused and the item is named. Two equal keys in one batch, or in two batches of one group, obey
+the same rule, which is why ``known`` grows as batches are admitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hmac import compare_digest
+from uuid import UUID
+
+from logstitch.errors import Conflict, Detail
+
+CONFLICT = "This idempotency key was used before with another event."
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What an event claims for itself: its new id and, if it carries an idempotency key, the key's hash and the
+    digest of the event as it was sent."""
+
+    id: UUID
+    key_hash: UUID | None = None
+    digest: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a key already stands for."""
+
+    id: UUID
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """``ids`` in request order; ``fresh`` are the positions to store; ``keys`` is what the batch adds to the known."""
+
+    ids: tuple[UUID, ...]
+    fresh: tuple[int, ...]
+    keys: Mapping[UUID, Known]
+
+    @property
+    def replays(self) -> int:
+        """How many of the ids were given out before."""
+        return len(self.ids) - len(self.fresh)
+
+
+def admit(claims: Sequence[Claim], known: Mapping[UUID, Known], *, batch: bool) -> Admission | Conflict:
+    """Decide over one batch. ``batch``: an array was sent, so a conflict's field begins with the item's index."""
+    ids: list[UUID] = []
+    fresh: list[int] = []
+    keys: dict[UUID, Known] = {}
+    conflicts: list[Detail] = []
+    for position, claim in enumerate(claims):
+        earlier = None
+        if claim.key_hash is not None:
+            earlier = keys.get(claim.key_hash) or known.get(claim.key_hash)
+            if earlier is None:
+                keys[claim.key_hash] = Known(claim.id, claim.digest)
+        if earlier is None:
+            fresh.append(position)
+            ids.append(claim.id)
+        elif compare_digest(earlier.digest, claim.digest):
+            ids.append(earlier.id)
+        else:
+            field = f"{position}.idempotency_key" if batch else "idempotency_key"
+            conflicts.append(Detail(field, CONFLICT))
+    if conflicts:
+        return Conflict("An idempotency key was used before with another event; nothing was stored.", conflicts)
+    return Admission(tuple(ids), tuple(fresh), keys)

@@ -1,0 +1,238 @@
+"""The key ring: one actor a process that knows who holds a key, and makes, lists and revokes keys.
+
+A key that was looked up is believed for a short lease. A revocation is answered only when every lease that could have
+been taken before its commit has run out, so from the moment of the answer every process refuses the key, without a
+message between processes that could be lost. It costs a look-up a lease for each key in use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import structlog
+import trio
+
+from logstitch import credentials
+from logstitch.actors.mailbox import Envelope, Mailbox
+from logstitch.actors.messages import (
+    Authenticate,
+    CreatedKey,
+    CreateKey,
+    Key,
+    KeyPage,
+    KeyType,
+    ListKeys,
+    Page,
+    Principal,
+    Project,
+    RevokeKey,
+)
+from logstitch.errors import InvalidApiKey, KeyRevoked, LogStitchError, NotFound
+from logstitch.store import keys, projects
+from logstitch.store.database import Connection, Database
+from logstitch.store.keys import Holder, KeyRow
+
+log = structlog.get_logger(__name__)
+
+LEASE_SECONDS = 0.5
+"""How long a looked-up key is believed, counted from before the look-up."""
+LEASE_MARGIN_SECONDS = 0.1
+"""Added to the lease by whoever revokes: clocks of processes run at slightly different speeds."""
+HOLD_SECONDS = 8.0
+"""How long a request is held through an outage of the database."""
+FLUSH_SECONDS = 20.0
+"""How often last-used marks are written: ``lastUsedAt`` is exact to a minute and no request pays for it."""
+CONCURRENCY = 4
+"""Look-ups and changes under way at the same time."""
+MAX_KNOWN = 20_000
+"""Keys remembered. Beyond it those whose lease has run out are forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A holder that is believed until ``expires`` on Trio's clock."""
+
+    principal: Principal
+    expires: float
+
+
+class KeyRing:
+    """Owns the keys that were looked up and the marks of their use."""
+
+    def __init__(self, database: Database, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._database = database
+        self._now = now
+        self._known: dict[bytes, _Known] = {}
+        self._waiting: dict[bytes, list[Envelope[Authenticate]]] = {}
+        self._used: dict[UUID, datetime] = {}
+        self._limiter = trio.CapacityLimiter(CONCURRENCY)
+
+    async def run(self, mailbox: Mailbox) -> None:
+        """Answer until the mailbox is closed and empty; then write the last marks."""
+        async with trio.open_nursery() as nursery:
+            async with trio.open_nursery() as requests:
+                nursery.start_soon(self._flush_marks)
+                async for envelope in mailbox:
+                    if isinstance(envelope.message, Authenticate):
+                        self._authenticate(envelope, requests)
+                    else:
+                        requests.start_soon(self._manage, envelope)
+            nursery.cancel_scope.cancel()
+        with trio.move_on_after(2.0, shield=True):
+            await self._write_marks()
+
+    # -- authentication --------------------------------------------------------------------------------------------
+
+    def _authenticate(self, envelope: Envelope[Authenticate], requests: trio.Nursery) -> None:
+        digest = envelope.message.digest
+        known = self._known.get(digest)
+        if known is not None and trio.current_time() < known.expires:
+            self._used[known.principal.key_id] = self._now()
+            envelope.reply(known.principal)
+        elif digest in self._waiting:
+            self._waiting[digest].append(envelope)
+        else:
+            self._waiting[digest] = [envelope]
+            requests.start_soon(self._look_up, digest)
+
+    async def _look_up(self, digest: bytes) -> None:
+        """One look-up answers everyone who asked for this key while it ran."""
+        answer: Principal | LogStitchError
+        try:
+            async with self._limiter:
+                began = trio.current_time()
+                holder = await self._database.transact(
+                    lambda conn: keys.authenticate(conn, digest), hold=HOLD_SECONDS, read_only=True
+                )
+            answer = self._judge(holder)
+            if isinstance(answer, Principal):
+                self._remember(digest, _Known(answer, began + LEASE_SECONDS))
+            else:
+                self._known.pop(digest, None)
+        except LogStitchError as error:
+            answer = error
+        finally:
+            waiting = self._waiting.pop(digest)
+        for envelope in waiting:
+            if isinstance(answer, Principal):
+                self._used[answer.key_id] = self._now()
+                envelope.reply(answer)
+            else:
+                envelope.refuse(answer)
+
+    def _judge(self, holder: Holder | None) -> Principal | LogStitchError:
+        if holder is None:
+            return InvalidApiKey("This API key is not known.")
+        if holder.revoked_at is not None:
+            return KeyRevoked("This API key was revoked.")
+        row = holder.project
+        project = Project(row.no, row.id, row.organization_id, row.name, row.created_at) if row else None
+        return Principal(holder.key_id, KeyType(holder.type), holder.organization_id, holder.plan, project)
+
+    def _remember(self, digest: bytes, known: _Known) -> None:
+        if len(self._known) >= MAX_KNOWN:
+            now = trio.current_time()
+            self._known = {digest: entry for digest, entry in self._known.items() if entry.expires > now}
+        self._known[digest] = known
+
+    # -- management ------------------------------------------------------------------------------------------------
+
+    async def _manage(self, envelope: Envelope[Any]) -> None:
+        try:
+            match envelope.message:
+                case CreateKey() as request:
+                    envelope.reply(await self._create(request))
+                case ListKeys() as request:
+                    envelope.reply(await self._list(request))
+                case RevokeKey() as request:
+                    envelope.reply(await self._revoke(request))
+        except LogStitchError as error:
+            envelope.refuse(error)
+
+    async def _create(self, request: CreateKey) -> CreatedKey:
+        minted = credentials.mint("project")
+        now = self._now()
+
+        def create(conn: Connection) -> KeyRow:
+            if projects.find_project(conn, request.organization_id, request.project_id) is None:
+                raise NotFound("There is no such project.")
+            return keys.create_key(
+                conn,
+                organization_id=request.organization_id,
+                project_id=request.project_id,
+                name=request.name,
+                prefix=minted.prefix,
+                digest=minted.digest,
+                now=now,
+            )
+
+        async with self._limiter:
+            return CreatedKey(_key(await self._database.transact(create)), minted.secret)
+
+    async def _list(self, request: ListKeys) -> KeyPage:
+        after = (request.after.created_at, request.after.id) if request.after else None
+
+        def list_keys(conn: Connection) -> list[KeyRow]:
+            return keys.list_keys(
+                conn, request.organization_id, project_id=request.project_id, limit=request.limit + 1, after=after
+            )
+
+        async with self._limiter:
+            rows = await self._database.transact(list_keys, hold=HOLD_SECONDS, read_only=True)
+        page = tuple(_key(row) for row in rows[: request.limit])
+        return KeyPage(page, Page(page[-1].created_at, page[-1].id) if len(rows) > request.limit else None)
+
+    async def _revoke(self, request: RevokeKey) -> Key:
+        now = self._now()
+
+        def revoke(conn: Connection) -> KeyRow | None:
+            return keys.revoke_key(
+                conn,
+                request.organization_id,
+                request.key_id,
+                project_id=request.project_id,
+                types=["project"],
+                now=now,
+            )
+
+        async with self._limiter:
+            row = await self._database.transact(revoke, hold=HOLD_SECONDS)
+        if row is None:
+            raise NotFound("There is no such key.")
+        # A lease that began before the commit has run out by then, in every process.
+        await trio.sleep(LEASE_SECONDS + LEASE_MARGIN_SECONDS)
+        return _key(row)
+
+    # -- marks of use ----------------------------------------------------------------------------------------------
+
+    async def _flush_marks(self) -> None:
+        while True:
+            await trio.sleep(FLUSH_SECONDS)
+            await self._write_marks()
+
+    async def _write_marks(self) -> None:
+        used, self._used = self._used, {}
+        if not used:
+            return
+        try:
+            await self._database.transact(lambda conn: keys.mark_used(conn, used))
+        except LogStitchError as error:
+            log.warning("keyring.marks_not_written", error=type(error).__name__, keys=len(used))
+            self._used = used | self._used
+
+
+def _key(row: KeyRow) -> Key:
+    return Key(
+        row.id,
+        KeyType(row.type),
+        row.name,
+        row.prefix,
+        row.project_id,
+        row.created_at,
+        row.last_used_at,
+        row.revoked_at,
+    )

@@ -1,0 +1,224 @@
+"""The composition root: what a process is made of, and the order in which its parts live and die.
+
+Nesting is that order. Database ⊃ actors ⊃ HTTP: requests end before the actors that answer them, actors end before
+the database that they write to. A shutdown walks it from the inside: say so (ready turns 503), stop accepting, answer
+what is in flight, close and drain the mailboxes, close the pool.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import structlog
+import trio
+
+from logstitch import metrics
+from logstitch.actors.directory import Directory
+from logstitch.actors.health import ActorHealth, ActorState
+from logstitch.actors.indexer import Indexer
+from logstitch.actors.ingest import Ingest
+from logstitch.actors.keyring import KeyRing
+from logstitch.actors.organizations import Organizations
+from logstitch.actors.reader import Reader
+from logstitch.actors.redaction import Redaction
+from logstitch.actors.supervisor import Supervisor, open_supervisor
+from logstitch.config import Settings
+from logstitch.errors import DatabaseUnavailable, Detail
+from logstitch.http.api import create_app, create_ops_app, starting_app
+from logstitch.http.errors import refusal
+from logstitch.http.server import ServerLimits
+from logstitch.http.server import serve as serve_http
+from logstitch.http.services import Services
+from logstitch.ids import UlidMint
+from logstitch.redaction.engine import RuleSet
+from logstitch.store.bootstrap import Bootstrap, bootstrap
+from logstitch.store.database import Database, open_database
+from logstitch.store.embedded import default_data_dir, open_embedded_postgres
+from logstitch.store.migrations import migrate
+from logstitch.store.projects import service_secret
+
+log = structlog.get_logger(__name__)
+
+ACTORS_DRAIN_SECONDS = 8.0
+"""For all actors together to finish what is in their mailboxes."""
+CHECK_SECONDS = 1.0
+"""Between two looks at the database for the readiness page."""
+LAG_SECONDS = 0.25
+"""Between two measurements of how late the event loop is."""
+MIGRATE_RETRY_SECONDS = 1.0
+"""Between two attempts to prepare a database that is away."""
+
+# Mailbox capacities. A full mailbox is answered 503 at once, so each is what its actor works off well within the 2 s
+# that an accepted request may take under overload.
+KEYRING_MAILBOX = 1024
+ORGANIZATIONS_MAILBOX = 256
+READER_MAILBOX = 128
+INDEXER_MAILBOX = 16
+REDACTION_MAILBOX = 64
+INGEST_MAILBOX = 256
+
+OnReady = Callable[[Bootstrap | None], None]
+"""Called once requests are let in, with the first organization if this process made it."""
+
+
+@asynccontextmanager
+async def open_postgres(settings: Settings) -> AsyncIterator[str]:
+    """The URL of the database: the operator's own, or that of the embedded server, which lives as long as this."""
+    if settings.database_url is not None:
+        yield settings.database_url
+        return
+    async with open_embedded_postgres(settings.data or default_data_dir()) as postgres:
+        yield postgres.url
+
+
+async def run(
+    settings: Settings,
+    url: str,
+    public: Sequence[socket.socket],
+    ops: Sequence[socket.socket],
+    *,
+    on_ready: OnReady,
+) -> int:
+    """Serve on these sockets until SIGTERM or SIGINT; a second signal cuts the drain short.
+
+    Returns the exit status: 0 after a drain that came to its end, 1 after one that was cut short.
+    """
+    async with open_database(url) as database, open_supervisor(drain_seconds=ACTORS_DRAIN_SECONDS) as supervisor:
+        return await Process(settings, database, supervisor).serve(url, public, ops, on_ready)
+
+
+class Process:
+    """One process: its actors, its two HTTP servers, and how it is (``http.services.Health``)."""
+
+    def __init__(self, settings: Settings, database: Database, supervisor: Supervisor) -> None:
+        self._settings = settings
+        self._database = database
+        self._supervisor = supervisor
+        self._draining = False
+        self._prepared = False
+        self._database_problems: tuple[str, ...] = ("The database was not looked at yet.",)
+        self._app: Any = starting_app()
+
+    # -- health ------------------------------------------------------------------------------------------------------
+
+    @property
+    def draining(self) -> bool:
+        """Whether a shutdown has begun."""
+        return self._draining
+
+    def live(self) -> bool:
+        """The loop runs, since it answers; nothing else is worth a restart of the process."""
+        return True
+
+    def not_ready(self) -> Sequence[Detail]:
+        """Why no traffic should come here; empty when it may."""
+        problems = [Detail("database", problem) for problem in self._database_problems]
+        if not self._prepared:
+            problems.append(Detail("database", "The schema is not prepared yet."))
+        if self._draining:
+            problems.append(Detail("process", "The process is shutting down."))
+        stuck = [actor for actor in self.actors() if actor.state is ActorState.STUCK]
+        return problems + [Detail(f"actors/{actor.path}", "Work waits and nothing moves.") for actor in stuck]
+
+    def actors(self) -> Sequence[ActorHealth]:
+        """How every actor is."""
+        return self._supervisor.health()
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    async def serve(
+        self, url: str, public: Sequence[socket.socket], ops: Sequence[socket.socket], on_ready: OnReady
+    ) -> int:
+        """Serve until a signal asks for the end, then drain. Returns the exit status."""
+        drain = trio.Event()
+        serve = partial(
+            serve_http,
+            limits=ServerLimits(),
+            drain=drain,
+            drain_seconds=self._settings.drain_seconds,
+            refusal=refusal,
+        )
+        drained = False
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._obey, signals, drain, nursery.cancel_scope)
+                nursery.start_soon(self._watch_database)
+                nursery.start_soon(_measure_lag)
+                nursery.start_soon(self._prepare, url, on_ready)
+                async with trio.open_nursery() as servers:
+                    ops_server = await servers.start(serve, create_ops_app(self), ops)
+                    server = await servers.start(serve, self._entrance, public)
+                    log.info("service.listening", public=server.addresses[0], ops=ops_server.addresses[0])
+                # Both servers have ended by themselves: everything that was accepted is answered.
+                drained = True
+                nursery.cancel_scope.cancel()
+        log.info("service.stopped", drained=drained)
+        return 0 if drained else 1
+
+    async def _obey(self, signals: Any, drain: trio.Event, everything: trio.CancelScope) -> None:
+        await anext(signals)
+        log.info("service.draining", notice_seconds=self._settings.drain_notice)
+        self._draining = True
+        with trio.move_on_after(self._settings.drain_notice):
+            await anext(signals)
+        drain.set()
+        await anext(signals)
+        log.warning("service.cut_short")
+        everything.cancel()
+
+    async def _entrance(self, scope: Any, receive: Any, send: Any) -> None:
+        """The app of this moment: until the database is prepared it answers 503, and the process is alive."""
+        await self._app(scope, receive, send)
+
+    async def _watch_database(self) -> None:
+        while True:
+            self._database_problems = (await self._database.check()).problems
+            await trio.sleep(CHECK_SECONDS)
+
+    async def _prepare(self, url: str, on_ready: OnReady) -> None:
+        """Prepare the database, however long it is away, then let requests in."""
+        while True:
+            try:
+                await trio.to_thread.run_sync(migrate, url, abandon_on_cancel=True)
+                first = await self._database.transact(partial(bootstrap, now=datetime.now(UTC)))
+                cursor_key = await self._database.transact(lambda conn: service_secret(conn, "cursor"))
+                break
+            except DatabaseUnavailable as error:
+                log.warning("service.database_away", reason=error.message)
+                await trio.sleep(MIGRATE_RETRY_SECONDS)
+        self._app = create_app(self._start_actors(cursor_key))
+        self._prepared = True
+        on_ready(first)
+
+    def _start_actors(self, cursor_key: bytes) -> Services:
+        """Start the actors. They stop in reverse order: who sends stops before who is sent to."""
+        start, database, mint = self._supervisor.start, self._database, UlidMint()
+        redaction = Directory(self._supervisor, "redaction", lambda _: Redaction(RuleSet()), capacity=REDACTION_MAILBOX)
+        ingest = Directory(
+            self._supervisor,
+            "ingest",
+            lambda project_no: Ingest(database, redaction, project_no, mint),
+            capacity=INGEST_MAILBOX,
+        )
+        start("indexer", lambda: Indexer(database), capacity=INDEXER_MAILBOX)
+        return Services(
+            keyring=start("keyring", lambda: KeyRing(database), capacity=KEYRING_MAILBOX),
+            organizations=start("organizations", lambda: Organizations(database), capacity=ORGANIZATIONS_MAILBOX),
+            events_in=ingest,
+            reader=start("reader", lambda: Reader(database), capacity=READER_MAILBOX),
+            cursor_key=cursor_key,
+        )
+
+
+async def _measure_lag() -> None:
+    """How late a timer fires is how long some task kept the loop to itself."""
+    while True:
+        due = trio.current_time() + LAG_SECONDS
+        await trio.sleep_until(due)
+        metrics.LOOP_LAG_SECONDS.observe(trio.current_time() - due)

@@ -1,0 +1,26 @@
+"""What an operator can set. One frozen record; the command line and the environment fill it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_BIND = "127.0.0.1:8700"
+DEFAULT_OPS_BIND = "127.0.0.1:8701"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How one ``serve`` runs."""
+
+    bind: str = DEFAULT_BIND
+    ops_bind: str = DEFAULT_OPS_BIND
+    data: Path | None = None
+    """Directory of the embedded PostgreSQL; ``None`` for the default one. Unused with ``database_url``."""
+    database_url: str | None = None
+    workers: int = 1
+    drain_notice: float = 1.0
+    """Seconds between the first sign of a shutdown (ready turns 503) and the last accepted connection."""
+    drain_seconds: float = 10.0
+    """Seconds for requests in flight after that."""
+    log_level: str = "info"

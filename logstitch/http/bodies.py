@@ -1,0 +1,120 @@
+"""A body is read under four bounds: its type, its size, its time, and the memory of all bodies together.
+
+Bytes are counted as they arrive, whatever was announced, and against the budget only when they are here: a client that
+announces much and sends little takes nothing from the others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from logstitch import metrics
+from logstitch.errors import InvalidRequest, Unavailable
+from logstitch.http.errors import BodyTooLarge, UnsupportedMediaType
+from logstitch.http.services import Limits
+
+Receive = Callable[[], Awaitable[Any]]
+
+# RFC 9110, 8.3.1. JSON is UTF-8 (RFC 8259, 8.1); a charset parameter may say so and nothing else.
+_JSON = re.compile(rb'application/json(?:[ \t]*;[ \t]*(?:charset=(?:utf-8|"utf-8"))?)*[ \t]*', re.IGNORECASE)
+_LENGTH = re.compile(rb"[0-9]{1,19}")
+
+
+class ClientGone(Exception):
+    """The client left before its body was complete; there is nobody to answer."""
+
+
+class Budget:
+    """How many bytes of bodies the process holds, and how many it may hold."""
+
+    __slots__ = ("held", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.held = 0
+
+    def take(self, size: int) -> None:
+        """Raises ``Unavailable`` when that would be more than the limit."""
+        if self.held + size > self.limit:
+            raise Unavailable("Too many request bodies are on their way. Try again in a moment.")
+        self.held += size
+        metrics.BODY_BYTES_IN_FLIGHT.set(self.held)
+
+    def give_back(self, size: int) -> None:
+        """What ``take`` took."""
+        self.held -= size
+        metrics.BODY_BYTES_IN_FLIGHT.set(self.held)
+
+
+class Body:
+    """One request's body, not read yet. ``release`` gives its bytes back to the budget."""
+
+    __slots__ = ("_budget", "_headers", "_held", "_limits", "_receive")
+
+    def __init__(self, headers: Mapping[bytes, bytes], receive: Receive, budget: Budget, limits: Limits) -> None:
+        self._headers = headers
+        self._receive = receive
+        self._budget = budget
+        self._limits = limits
+        self._held = 0
+
+    def expect_none(self) -> None:
+        """Raises ``InvalidRequest`` if one was announced: what would be dropped in silence is refused."""
+        length = self._headers.get(b"content-length", b"0")
+        if b"transfer-encoding" in self._headers or length.strip(b"0"):
+            raise InvalidRequest("This request takes no body.")
+
+    def check_head(self) -> None:
+        """Raises what the headers alone tell: ``UnsupportedMediaType``, ``InvalidRequest``, ``BodyTooLarge``."""
+        headers = self._headers
+        content_type = headers.get(b"content-type")
+        if content_type != b"application/json" and (content_type is None or _JSON.fullmatch(content_type) is None):
+            raise UnsupportedMediaType("Send JSON in UTF-8, with the header Content-Type: application/json.")
+        if headers.get(b"content-encoding", b"identity").strip().lower() not in (b"identity", b""):
+            raise UnsupportedMediaType("Send the body as it is, without a Content-Encoding.")
+        length = headers.get(b"content-length")
+        if length is not None:
+            if _LENGTH.fullmatch(length) is None:
+                raise InvalidRequest("The Content-Length is not a number.")
+            if int(length) > self._limits.body_bytes:
+                raise self._too_large()
+
+    async def read(self) -> bytes:
+        """The whole body. The caller bounds the time that it takes.
+
+        Raises:
+          BodyTooLarge: see ``Limits``.
+          Unavailable: the budget of all bodies is used up.
+          ClientGone: it ended early.
+        """
+        message = await self._receive()
+        body = self._take(message)
+        if not message.get("more_body", False):
+            return body
+        chunks = [body]
+        while message.get("more_body", False):
+            message = await self._receive()
+            if chunk := self._take(message):  # an empty one is no reason to keep a list of a million
+                chunks.append(chunk)
+        return b"".join(chunks)
+
+    def release(self) -> None:
+        """Give the bytes back; to be called when nobody holds the body any more."""
+        if self._held:
+            self._budget.give_back(self._held)
+            self._held = 0
+
+    def _take(self, message: Mapping[str, Any]) -> bytes:
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        chunk: bytes = message.get("body", b"")
+        if self._held + len(chunk) > self._limits.body_bytes:
+            raise self._too_large()
+        self._budget.take(len(chunk))
+        self._held += len(chunk)
+        return chunk
+
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(f"A body has at most {self._limits.body_bytes} bytes.")

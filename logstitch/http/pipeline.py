@@ -1,0 +1,100 @@
+"""The steps of every request, in the one order that is safe: who, may they, which project, the body, then the work.
+
+Whatever goes wrong on the way becomes a ``Reply`` here, and every request is answered within its deadline. A handler
+runs to its end or to that deadline, also when its client has left: what it asked of an actor would be done anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import trio
+
+from logstitch.errors import Unavailable
+from logstitch.http import auth
+from logstitch.http.bodies import Body, Budget, ClientGone, Receive
+from logstitch.http.endpoints import About, Call, Endpoint
+from logstitch.http.errors import BodyTimeout, reply_to
+from logstitch.http.requests import RequestHead
+from logstitch.http.responses import Reply
+from logstitch.http.schemas import ProjectQuery, check
+from logstitch.http.services import Limits, Services
+
+
+class Exchange:
+    """One request on its way through, and what its access log line will say about it."""
+
+    __slots__ = ("endpoint", "head", "project", "receive")
+
+    def __init__(self, head: RequestHead, receive: Receive) -> None:
+        self.head = head
+        self.receive = receive
+        self.endpoint: Endpoint | None = None
+        self.project: str | None = None
+
+
+class Pipeline:
+    """Answers requests to endpoints. ``services`` may be missing where no endpoint asks for a credential."""
+
+    def __init__(self, limits: Limits, services: Services | None = None) -> None:
+        self._limits = limits
+        self._services = services
+        self._budget = Budget(limits.bytes_in_flight)
+
+    @property
+    def body_bytes_held(self) -> int:
+        """Bytes of request bodies in memory now."""
+        return self._budget.held
+
+    async def answer(self, exchange: Exchange, endpoint: Endpoint, path: Mapping[str, str]) -> Reply:
+        """The answer, good or bad.
+
+        Raises ``ClientGone``: the client left before its body was complete. Nothing else but cancellation.
+        """
+        exchange.endpoint = endpoint
+        limits = self._limits
+        body = Body(exchange.head.headers, exchange.receive, self._budget, limits)
+        late: Exception = Unavailable("The service did not answer in time.")
+        try:
+            # Every ask has this deadline, too. The scope is for what else a handler may wait for.
+            with trio.CancelScope(deadline=trio.current_time() + limits.request_seconds) as scope:
+                call = await self._admit(exchange, endpoint, path, scope.deadline)
+                data = b""
+                if endpoint.body is None:
+                    body.expect_none()
+                else:
+                    body.check_head()
+                    # A second scope around the body would be a tenth of the whole request: this one moves instead.
+                    # The time in which the client sends is not the handler's.
+                    began = trio.current_time()
+                    scope.deadline, late = began + limits.body_seconds, BodyTimeout("The body did not arrive in time.")
+                    data = await body.read()
+                    call.deadline += trio.current_time() - began
+                    scope.deadline, late = call.deadline, Unavailable("The service did not answer in time.")
+                return await endpoint.handler(call, data)
+        except ClientGone:
+            raise
+        except Exception as error:
+            return reply_to(error, exchange.head.request_id)
+        finally:
+            body.release()
+        return reply_to(late, exchange.head.request_id)
+
+    async def _admit(self, exchange: Exchange, endpoint: Endpoint, path: Mapping[str, str], deadline: float) -> Call:
+        """What the head alone decides. Raises the errors of ``auth`` and ``InvalidRequest`` on the query."""
+        head, services = exchange.head, self._services
+        principal = project = None
+        if not endpoint.is_public:
+            if services is None:
+                raise TypeError("an endpoint that asks for a credential needs services")
+            principal = await auth.authenticate(services, endpoint, head, deadline - trio.current_time())
+        parameters = None if head.query_string else endpoint.without_query
+        if parameters is None:
+            parameters = check(endpoint.query, head.query())
+        if principal is not None and services is not None and endpoint.about is not About.NO_PROJECT:
+            named = parameters.project_id if isinstance(parameters, ProjectQuery) else None
+            project = await auth.project_of(
+                services, endpoint.about, principal, head, named, deadline - trio.current_time()
+            )
+            exchange.project = None if project is None else str(project.id)
+        return Call(head, path, principal, project, parameters, deadline)

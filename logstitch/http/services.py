@@ -1,0 +1,77 @@
+"""What the handlers are given: addresses of the actors they ask, a key for cursors, limits, and the state of health.
+
+Handlers hold no state of their own and know no actor by its class; a test gives them small actors of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from logstitch.actors.health import ActorHealth
+from logstitch.actors.mailbox import Asks, KeyedAsks
+from logstitch.errors import Detail
+from logstitch.model import MAX_BODY_BYTES
+
+
+def wall_clock_ms() -> int:
+    """Unix time in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds that hold for every request."""
+
+    request_seconds: float = 10.0
+    """Until the answer, not counting the time in which the body arrives."""
+    body_seconds: float = 10.0
+    """For the whole body to arrive."""
+    body_bytes: int = MAX_BODY_BYTES
+    bytes_in_flight: int = 64 * 1024 * 1024
+    """Of request bodies, over all requests. A dozen of the largest; thousands of ordinary ones."""
+    thread_bytes: int = 128 * 1024
+    """Bodies from this size on are parsed and checked in a thread: a megabyte takes longer than other requests should
+    wait."""
+
+
+class Health(Protocol):
+    """How the process is."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether it is shutting down."""
+        ...
+
+    def live(self) -> bool:
+        """Whether it does its work at all; an orchestrator restarts it when not."""
+        ...
+
+    def not_ready(self) -> Sequence[Detail]:
+        """Why it should not be sent requests now: what (``database``, ``actors/ingest/7``) and a sentence. Empty: it
+        should."""
+        ...
+
+    def actors(self) -> Sequence[ActorHealth]:
+        """Every actor, in any order; paths such as ``ingest/7``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything that the public API needs."""
+
+    keyring: Asks
+    """Answers ``Authenticate``, ``CreateKey``, ``ListKeys``, ``RevokeKey``."""
+    organizations: Asks
+    """Answers ``ResolveProject``, ``CreateProject``, ``ListProjects``."""
+    events_in: KeyedAsks
+    """Answers ``SubmitEvents``; the key is the project's number."""
+    reader: Asks
+    """Answers ``ListEvents`` and ``GetEvent``."""
+    cursor_key: bytes = field(repr=False)
+    """Shared by all processes of a deployment; at least 32 random bytes."""
+    limits: Limits = Limits()
+    now_ms: Callable[[], int] = wall_clock_ms

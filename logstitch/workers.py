@@ -1,0 +1,137 @@
+"""``serve --workers N``: one parent that holds the sockets and the database server, and N processes that serve.
+
+The parent does no work of its own. A worker that dies is started again, so the parent's rule is the actors' rule one
+level up. Every worker has an ops address of its own: the port that was given, and the ones after it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from logstitch.actors.backoff import Backoff
+from logstitch.config import Settings
+
+log = structlog.get_logger(__name__)
+
+STOP_SECONDS = 28.0
+"""For the workers to drain after a signal; then they are killed, so that all of it ends within 30 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inheritance:
+    """What a worker gets from its parent: descriptors of listening sockets, and of a pipe that ends with the parent."""
+
+    public: tuple[int, ...]
+    ops: tuple[int, ...]
+    lifeline: int
+
+    def arguments(self) -> list[str]:
+        """As arguments of the worker command."""
+        return [",".join(map(str, self.public)), ",".join(map(str, self.ops)), str(self.lifeline)]
+
+    @classmethod
+    def parse(cls, public: str, ops: str, lifeline: str) -> Inheritance:
+        """The reverse of ``arguments``."""
+        return cls(tuple(map(int, public.split(","))), tuple(map(int, ops.split(","))), int(lifeline))
+
+
+async def run_workers(
+    settings: Settings, url: str, public: Sequence[socket.socket], ops: Sequence[Sequence[socket.socket]]
+) -> int:
+    """Run one worker for each element of ``ops`` until SIGTERM or SIGINT. 0 when all of them drained."""
+    lifeline, held = os.pipe()
+    stopping = trio.Event()
+    drained: list[bool] = []
+    environment = worker_environment(settings, url)
+
+    async def keep_alive(number: int, inherited: Inheritance) -> None:
+        backoff = Backoff()
+        while not stopping.is_set():
+            started = trio.current_time()
+            status = await _run_worker(inherited, environment, stopping)
+            if stopping.is_set():
+                drained.append(status == 0)
+                return
+            backoff = backoff.failed(ran_for=trio.current_time() - started)
+            pause = backoff.delay(random.random())  # noqa: S311  (jitter)
+            log.error("worker.died", worker=number, status=status, restart_in=round(pause, 2))
+            with trio.move_on_after(pause):
+                await stopping.wait()
+
+    try:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_stop_on_signal, signals, stopping)
+                async with trio.open_nursery() as workers:
+                    for number, sockets in enumerate(ops):
+                        inherited = Inheritance(_descriptors(public), _descriptors(sockets), lifeline)
+                        workers.start_soon(keep_alive, number, inherited)
+                nursery.cancel_scope.cancel()
+    finally:
+        os.close(held)
+        os.close(lifeline)
+    return 0 if drained and all(drained) and len(drained) == len(ops) else 1
+
+
+async def end_with_parent(lifeline: int) -> None:
+    """Drain this process when its parent is gone, however it went."""
+    async with trio.lowlevel.FdStream(lifeline) as stream:
+        await stream.receive_some()
+    log.warning("worker.orphaned")
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def worker_environment(settings: Settings, url: str) -> dict[str, str]:
+    """A worker's settings, by environment: the URL may hold a password, and arguments are for everybody to see."""
+    return {
+        **os.environ,
+        "LOGSTITCH_DATABASE_URL": url,
+        "LOGSTITCH_DRAIN_NOTICE": str(settings.drain_notice),
+        "LOGSTITCH_DRAIN_SECONDS": str(settings.drain_seconds),
+        "LOGSTITCH_LOG_LEVEL": settings.log_level,
+    }
+
+
+async def _run_worker(inherited: Inheritance, environment: dict[str, str], stopping: trio.Event) -> int:
+    """One life of a worker: its exit status."""
+    command = [sys.executable, "-m", "logstitch", "worker", *inherited.arguments()]
+    process = await trio.lowlevel.open_process(
+        command,
+        env=environment,
+        pass_fds=(*inherited.public, *inherited.ops, inherited.lifeline),
+        # Ctrl-C reaches the whole foreground group; the workers hear of it from the parent, once.
+        start_new_session=True,
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_terminate_when, stopping, process)
+        status = await process.wait()
+        nursery.cancel_scope.cancel()
+    return status
+
+
+async def _terminate_when(stopping: trio.Event, process: trio.Process) -> None:
+    try:
+        await stopping.wait()
+        process.terminate()
+        await trio.sleep(STOP_SECONDS)
+    finally:
+        if process.poll() is None:
+            process.kill()
+
+
+async def _stop_on_signal(signals: AsyncIterator[int], stopping: trio.Event) -> None:
+    await anext(signals)
+    stopping.set()
+
+
+def _descriptors(sockets: Sequence[socket.socket]) -> tuple[int, ...]:
+    return tuple(sock.fileno() for sock in sockets)

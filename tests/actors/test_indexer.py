@@ -1,0 +1,226 @@
+"""The indexer: every closed segment gets its words, once, whatever dies on the way."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+import pytest
+import trio
+
+from logstitch.actors import indexer
+from logstitch.actors.indexer import Builder, BuilderDied, Indexer, index_segment
+from logstitch.actors.mailbox import Address
+from logstitch.actors.supervisor import Crash, open_supervisor
+from logstitch.search import blocks
+from logstitch.search.terms import words
+from logstitch.store.database import Database, open_database
+from tests.support.stored import AT, Stored, an_event, store
+
+BITS = 3
+"""Segments of 8 events."""
+
+
+def events(count: int) -> list[tuple[int, dict[str, Any]]]:
+    return [(AT + n, an_event(metadata={"note": f"word{n} shared"})) for n in range(count)]
+
+
+async def fill(database: Database, count: int, project_no: int = 1) -> list[Stored]:
+    return await database.transact(lambda conn: store(conn, project_no, events(count), bits=BITS))
+
+
+async def ready(database: Database) -> list[tuple[int, int]]:
+    """The segments that have their words."""
+
+    def look(conn: psycopg.Connection[Any]) -> list[tuple[int, int]]:
+        return conn.execute("SELECT project_no, segment FROM segments WHERE words_ready ORDER BY 1, 2").fetchall()
+
+    return await database.transact(look)
+
+
+async def until(database: Database, expected: list[tuple[int, int]]) -> None:
+    with trio.fail_after(30):
+        while await ready(database) != expected:  # noqa: ASYNC110  # the database has no events to wait for
+            await trio.sleep(0.02)
+
+
+async def holding(database: Database, segment: int, prefix: bytes) -> set[int]:
+    def look(conn: psycopg.Connection[Any]) -> set[int]:
+        rows = conn.execute("SELECT block FROM word_blocks WHERE project_no = 1 AND segment = %s", (segment,))
+        return set[int]().union(*(blocks.lookup(payload, prefix) for (payload,) in rows))
+
+    return await database.transact(look)
+
+
+@asynccontextmanager
+async def open_indexers(
+    url: str, count: int = 1, *, poll_seconds: float = 0.05, crashes: list[Crash] | None = None
+) -> AsyncIterator[tuple[Database, list[Address]]]:
+    def on_crash(crash: Crash) -> None:
+        assert crashes is not None, crash
+        crashes.append(crash)
+
+    async with open_database(url) as database, open_supervisor(on_crash=on_crash) as supervisor:
+        yield (
+            database,
+            [
+                supervisor.start(
+                    f"indexer{n}",
+                    lambda: Indexer(database, poll_seconds=poll_seconds, segment_bits=BITS),
+                    capacity=4,
+                )
+                for n in range(count)
+            ],
+        )
+
+
+async def test_closed_segments_get_their_words_and_the_open_one_does_not(database_url: str) -> None:
+    async with open_indexers(database_url) as (database, _):
+        await fill(database, 20)
+        await until(database, [(1, 0), (1, 1)])
+        assert await holding(database, 0, b"word3") == {3}
+        assert await holding(database, 1, b"word1") == {2, 3, 4, 5, 6, 7}  # word10 to word15 of word8 to word15
+        assert await holding(database, 1, b"shared") == set(range(8))
+        await fill(database, 4)
+        await until(database, [(1, 0), (1, 1), (1, 2)])
+
+
+async def test_a_message_wakes_it(database_url: str) -> None:
+    async with open_indexers(database_url, poll_seconds=1e6) as (database, (address,)):
+        await fill(database, 8)
+        address.tell("look")
+        await until(database, [(1, 0)])
+
+
+async def test_several_share_the_work_and_do_none_of_it_twice(database_url: str) -> None:
+    """A segment written twice would break the blocks' primary key, and the indexer that did it would crash."""
+    async with open_indexers(database_url, 3) as (database, _):
+        for project_no in (1, 2):
+            await fill(database, 8 * 6, project_no)
+        await until(database, sorted(itertools.product((1, 2), range(6))))
+
+
+async def test_a_child_that_is_killed_leaves_nothing_half_done(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a child that is killed with half a segment in it, then the actor crashes once and the next run does it."""
+    crashes: list[Crash] = []
+    fatal = iter([True])
+    write = blocks.write_bodies
+
+    def write_and_kill(to_child: Any, bodies: Iterable[bytes]) -> None:
+        def interrupted() -> Iterable[bytes]:
+            for number, body in enumerate(bodies):
+                yield body
+                if number == 3 and next(fatal, False):
+                    os.kill(children[-1], signal.SIGKILL)
+
+        write(to_child, interrupted())
+
+    children: list[int] = []
+    start = Builder._pipes
+
+    def remember(builder: Builder) -> Any:
+        pipes = start(builder)
+        assert builder._child is not None
+        children.append(builder._child.pid)
+        return pipes
+
+    monkeypatch.setattr(indexer, "write_bodies", write_and_kill)
+    monkeypatch.setattr(Builder, "_pipes", remember)
+    async with open_indexers(database_url, crashes=crashes) as (database, _):
+        await fill(database, 16)
+        await until(database, [(1, 0), (1, 1)])
+        assert await holding(database, 0, b"shared") == set(range(8))
+    assert [crash.error for crash in crashes] == ["BuilderDied"]
+
+
+async def test_it_stops_at_once_even_while_the_child_works(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a child that would never answer, when the actor is stopped, then the child is killed and nothing waits."""
+    monkeypatch.setattr(indexer, "_CHILD", "import sys; sys.stdin.buffer.read()")
+    async with open_database(database_url) as database:
+        await fill(database, 8)
+        crashes: list[Crash] = []
+        with trio.fail_after(15):
+            async with open_supervisor(on_crash=crashes.append) as supervisor:
+                supervisor.start("indexer", lambda: Indexer(database, segment_bits=BITS), capacity=4)
+                while not await is_claimed(database):  # noqa: ASYNC110  # nor has a row lock
+                    await trio.sleep(0.01)
+                await supervisor.stop("indexer", deadline_seconds=10)
+        assert crashes == []
+        assert await ready(database) == []
+
+
+async def is_claimed(database: Database) -> bool:
+    def look(conn: psycopg.Connection[Any]) -> bool:
+        return conn.execute("SELECT FROM segments FOR UPDATE SKIP LOCKED").fetchone() is None
+
+    return await database.transact(look)
+
+
+async def test_a_child_lives_no_longer_than_the_work(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = trio.Event()
+    close: Callable[[Builder], None] = Builder.close
+
+    def note(builder: Builder) -> None:
+        child = builder._child
+        close(builder)
+        if child is not None and child.returncode is not None:
+            ended.set()
+
+    monkeypatch.setattr(Builder, "close", note)
+    async with open_indexers(database_url) as (database, _):
+        await fill(database, 16)
+        await until(database, [(1, 0), (1, 1)])
+        with trio.fail_after(10):
+            await ended.wait()
+
+
+def test_the_child_says_what_the_engine_says() -> None:
+    bodies = [one[1] for one in events(50)]
+    texts = [str(body).replace("'", '"').encode() for body in bodies]
+    with Builder() as builder:
+        for _ in range(2):  # one child, two segments
+            assert list(builder.build(texts)) == list(blocks.build(map(words, texts)))
+
+
+def test_a_dead_child_is_an_error_and_the_next_one_is_new() -> None:
+    with Builder() as builder:
+        list(builder.build([b"{}"]))
+        assert builder._child is not None
+        builder._child.kill()
+        with pytest.raises(BuilderDied):
+            list(builder.build([b'{"action":"a.b"}'] * 10_000))
+        assert len(list(builder.build([b'{"action":"a.b"}']))) == 1
+
+
+def test_a_builder_that_was_killed_starts_no_other_child() -> None:
+    """A stop may come between the claim on a segment and the start of the child."""
+    with Builder() as builder:
+        builder.kill()
+        with pytest.raises(BuilderDied):
+            builder.build([b"{}"])
+
+
+def test_what_goes_wrong_with_the_bodies_ends_the_child(database_url: str) -> None:
+    def failing() -> Iterable[bytes]:
+        yield b"{}"
+        raise ZeroDivisionError
+
+    with Builder() as builder:
+        with pytest.raises(ZeroDivisionError):
+            builder.build(failing())
+        assert builder._child is None
+
+
+async def test_nothing_is_indexed_twice_in_one_transaction(database_url: str) -> None:
+    async with open_database(database_url) as database:
+        await fill(database, 16)
+        with Builder() as builder:
+            done = [await database.transact(lambda conn: index_segment(conn, builder, BITS)) for _ in range(3)]
+        assert done == [True, True, False]

@@ -1,0 +1,128 @@
+"""The operations address: alive, ready, actors, numbers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from logstitch.actors.health import ActorState
+from logstitch.errors import Detail
+from logstitch.http import examples
+from logstitch.http.api import create_ops_app
+from tests.support.client import Client
+from tests.support.world import WellBeing, actor_health
+
+
+@pytest.fixture
+def health() -> WellBeing:
+    return WellBeing()
+
+
+@pytest.fixture
+def ops(health: WellBeing) -> Client:
+    return Client(create_ops_app(health))
+
+
+async def test_all_is_well(ops: Client) -> None:
+    live, ready = await ops.get("/health/live"), await ops.get("/health/ready")
+
+    assert (live.status, live.json()["status"]) == (200, "live")
+    assert (ready.status, ready.json()["status"]) == (200, "ready")
+
+
+async def test_it_is_not_ready_and_says_why(ops: Client, health: WellBeing) -> None:
+    health.reasons = [Detail("database", "Cannot be reached"), Detail("actors/ingest/7", "Stuck")]
+
+    answer = await ops.get("/health/ready")
+
+    assert (answer.status, answer.code, answer.headers["retry-after"]) == (503, "unavailable", "1")
+    assert answer.details == {"database": "Cannot be reached", "actors/ingest/7": "Stuck"}
+    assert (await ops.get("/health/live")).status == 200
+
+
+async def test_draining_is_not_ready(ops: Client, health: WellBeing) -> None:
+    health.draining = True
+
+    assert (await ops.get("/health/ready")).status == 503
+
+
+async def test_it_is_not_alive(ops: Client, health: WellBeing) -> None:
+    health.alive = False
+
+    assert (await ops.get("/health/live")).status == 503
+
+
+async def test_actors_are_a_tree_with_numbers_in_order(ops: Client, health: WellBeing) -> None:
+    health.all = [actor_health(path) for path in ("ingest/10", "keyring", "ingest/9", "redaction/9")]
+
+    tree = (await ops.get("/health/actors")).json()
+
+    assert tree["path"] == ""
+    assert [child["path"] for child in tree["children"]] == ["ingest", "keyring", "redaction"]
+    ingest, keyring, _ = tree["children"]
+    assert ingest["actor"] is None
+    assert [child["path"] for child in ingest["children"]] == ["ingest/9", "ingest/10"]
+    assert keyring["actor"]["state"] == "running"
+
+
+async def test_a_part_of_the_tree(ops: Client, health: WellBeing) -> None:
+    health.all = [actor_health("ingest/9"), actor_health("ingest/10"), actor_health("ingestion")]
+
+    assert len((await ops.get("/health/actors/ingest")).json()["children"]) == 2
+    assert (await ops.get("/health/actors/ingest/9")).json()["actor"]["path"] == "ingest/9"
+    for missing in ("ing", "ingest/", "ingest/11", "ingest/9/x"):
+        answer = await ops.get(f"/health/actors/{missing}")
+        assert (answer.status, answer.code) == (404, "not_found")
+
+
+async def test_actors_are_counted_by_kind(ops: Client, health: WellBeing) -> None:
+    health.all = [
+        replace(actor_health("ingest/1", restarts=2), depth=3, oldest_age=1.5),
+        replace(actor_health("ingest/2", ActorState.STUCK), depth=4, rejected=7),
+        actor_health("keyring"),
+    ]
+
+    text = (await ops.get("/metrics")).body.decode()
+
+    for line in (
+        'logstitch_actors{kind="ingest",state="running"} 1.0',
+        'logstitch_actors{kind="ingest",state="stuck"} 1.0',
+        'logstitch_actor_messages_waiting{kind="ingest"} 7.0',
+        'logstitch_actor_oldest_message_seconds{kind="ingest"} 1.5',
+        'logstitch_actor_restarts_total{kind="ingest"} 2.0',
+        'logstitch_actor_rejected_total{kind="ingest"} 7.0',
+    ):
+        assert line in text
+
+
+async def test_requests_are_counted_by_template(ops: Client, producer: Client) -> None:
+    def count(text: str, line: str) -> float:
+        found = re.search(re.escape(line) + r" ([0-9.]+)", text)
+        return float(found[1]) if found else 0.0
+
+    lines = {
+        'logstitch_http_requests_total{method="POST",route="/api/v1/events",status="201"}': 1,
+        'logstitch_http_requests_total{method="GET",route="/api/v1/events/{id}",status="404"}': 2,
+        'logstitch_http_requests_total{method="GET",route="none",status="404"}': 1,
+        'logstitch_http_requests_total{method="other",route="none",status="405"}': 1,
+        'logstitch_http_request_seconds_count{method="POST",route="/api/v1/events"}': 1,
+        "logstitch_events_accepted_total": 1,
+    }
+    before = (await ops.get("/metrics")).body.decode()
+
+    await producer.post("/api/v1/events", examples.EVENT_IN)
+    await producer.get("/api/v1/events/x")
+    await producer.get("/api/v1/events/y")
+    await producer.get("/nothing")
+    await producer.request("BREW", "/docs", judge=False)
+
+    after = (await ops.get("/metrics")).body.decode()
+    assert {line: count(after, line) - count(before, line) for line in lines} == lines
+
+
+async def test_the_envelope_is_the_same_here(ops: Client) -> None:
+    assert (await ops.get("/api/v1/events")).code == "not_found"
+    assert (await ops.request("POST", "/metrics")).headers["allow"] == "GET, HEAD"
+    assert (await ops.get("/health/live?verbose=1")).details == {"verbose": "Unknown field"}

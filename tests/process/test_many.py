@@ -1,0 +1,138 @@
+"""Several processes on one database keep every promise that one makes: idempotency, order, revocation."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import psutil
+import psycopg
+import pytest
+
+from tests.support.service import Service, initialize, running_service, wait_until
+
+
+def event(**fields: Any) -> dict[str, Any]:
+    return {
+        "action": "user.login",
+        "category": "auth",
+        "actor": {"id": "u1", "type": "user"},
+        "tenant_id": "acme",
+        **fields,
+    }
+
+
+@pytest.fixture
+def pair(blank_database_url: str) -> Iterator[tuple[Service, Service]]:
+    """Two ``serve`` processes on one database."""
+    keys = initialize(blank_database_url)
+    with (
+        running_service(database_url=blank_database_url, keys=keys) as one,
+        running_service(database_url=blank_database_url, keys=keys) as other,
+    ):
+        yield one, other
+
+
+def test_twins_sent_to_both_processes_at_once_are_one_event(pair: tuple[Service, Service]) -> None:
+    def send(number: int) -> tuple[int, Any, int]:
+        with pair[number % 2].client() as client:
+            response = client.post("/api/v1/events", json=event(idempotency_key="twin"))
+            return response.status_code, response.json().get("ids"), int(response.headers["Idempotent-Replays"])
+
+    with ThreadPoolExecutor(16) as threads:
+        answers = list(threads.map(send, range(50)))
+    assert {status for status, _, _ in answers} == {201}
+    assert len({tuple(ids) for _, ids, _ in answers}) == 1
+    assert sum(replays for _, _, replays in answers) == 49
+
+
+def test_twins_with_other_bodies_conflict_across_processes(pair: tuple[Service, Service]) -> None:
+    with pair[0].client() as one, pair[1].client() as other:
+        assert one.post("/api/v1/events", json=event(idempotency_key="k")).status_code == 201
+        refused = other.post("/api/v1/events", json=[event(), event(idempotency_key="k", category="admin")])
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "conflict")
+        assert refused.json()["error"]["details"][0]["field"] == "1.idempotency_key"
+        assert len(one.get("/api/v1/events").json()["events"]) == 1
+
+
+def test_both_processes_write_one_gap_free_order_and_every_page_is_complete(pair: tuple[Service, Service]) -> None:
+    def send(number: int) -> list[str]:
+        with pair[number % 2].client() as client:
+            return [
+                event_id
+                for _ in range(5)
+                for event_id in client.post("/api/v1/events", json=[event()] * (number % 5 + 1)).json()["ids"]
+            ]
+
+    with ThreadPoolExecutor(8) as threads:
+        acknowledged = {event_id for ids in threads.map(send, range(16)) for event_id in ids}
+    with pair[0].client() as client:
+        listed: list[str] = []
+        parameters = {"limit": "7"}
+        while True:
+            page = client.get("/api/v1/events", params=parameters).json()
+            listed += [found["id"] for found in page["events"]]
+            if not page["has_more"]:
+                break
+            parameters["cursor"] = page["cursor"]
+    assert len(listed) == len(acknowledged)
+    assert set(listed) == acknowledged
+    with psycopg.connect(pair[0].database_url) as conn:
+        sequence = [seq for (seq,) in conn.execute("SELECT seq FROM events ORDER BY seq")]
+    assert sequence == [*range(1, len(acknowledged) + 1)]
+
+
+def test_a_key_revoked_at_one_process_is_refused_by_the_other_from_the_answer_on(pair: tuple[Service, Service]) -> None:
+    one, other = pair
+    with one.client(one.master_key) as admin, other.client() as warm:
+        made = admin.post("/api/v1/keys", json={"project_id": one.project_id, "type": "project", "name": "x"}).json()
+        stop = threading.Event()
+
+        def keep_in_use() -> None:
+            with other.client(made["key"]) as client:
+                while not stop.is_set():
+                    client.get("/api/v1/events", params={"limit": 1})
+
+        user = threading.Thread(target=keep_in_use)
+        user.start()
+        try:
+            assert admin.delete(f"/api/v1/keys/{made['id']}").status_code == 200
+            answer = warm.get("/api/v1/events", headers={"Authorization": f"Bearer {made['key']}"})
+        finally:
+            stop.set()
+            user.join(10)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (401, "key_revoked")
+
+
+def test_workers_share_the_port_and_one_that_dies_is_replaced(blank_database_url: str) -> None:
+    with running_service("--drain-notice", "0", database_url=blank_database_url, workers=2) as service:
+        workers = psutil.Process(service.process.pid).children()
+        assert len(workers) == 2
+        for worker in (0, 1):
+            with service.ops(worker) as ops:
+                wait_until(lambda ops=ops: ops.get("/health/ready").status_code == 200)
+        os.kill(workers[0].pid, signal.SIGKILL)
+        acknowledged = 0
+        for _ in range(20):  # the other one goes on; only connections of the dead one break
+            with service.client() as client:
+                try:
+                    acknowledged += client.post("/api/v1/events", json=event()).status_code == 201
+                except httpx.TransportError:
+                    continue
+        assert acknowledged >= 10
+        wait_until(lambda: len(service.announcements()) == 3, seconds=30)
+        assert service.stop() == 0
+        assert not any(worker.is_running() and worker.status() != "zombie" for worker in workers)
+
+
+def test_workers_end_with_their_parent_however_it_goes(blank_database_url: str) -> None:
+    with running_service("--drain-notice", "0", database_url=blank_database_url, workers=2) as service:
+        workers = psutil.Process(service.process.pid).children()
+        service.kill()
+        psutil.wait_procs(workers, timeout=20)
+        assert not [worker for worker in workers if worker.is_running()]
