@@ -7,8 +7,10 @@ what is in flight, close and drain the mailboxes, close the pool.
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -49,6 +51,10 @@ ACTORS_DRAIN_SECONDS = 8.0
 """For all actors together to finish what is in their mailboxes."""
 CHECK_SECONDS = 1.0
 """Between two looks at the database for the readiness page."""
+EXIT_GRACE_SECONDS = 8.0
+"""Beyond the drain's own deadlines, for the pool and the cancellation of what did not end; then the process just exits."""
+EXIT_OVERDUE = 75
+"""Exit status of a process that did not end in time (EX_TEMPFAIL of sysexits.h)."""
 LAG_SECONDS = 0.25
 """Between two measurements of how late the event loop is."""
 MIGRATE_RETRY_SECONDS = 1.0
@@ -165,6 +171,9 @@ class Process:
         await anext(signals)
         log.info("service.draining", notice_seconds=self._settings.drain_notice)
         self._draining = True
+        _exit_within(
+            self._settings.drain_notice + self._settings.drain_seconds + ACTORS_DRAIN_SECONDS + EXIT_GRACE_SECONDS
+        )
         with trio.move_on_after(self._settings.drain_notice):
             await anext(signals)
         drain.set()
@@ -222,3 +231,13 @@ async def _measure_lag() -> None:
         due = trio.current_time() + LAG_SECONDS
         await trio.sleep_until(due)
         metrics.LOOP_LAG_SECONDS.observe(trio.current_time() - due)
+
+
+def _exit_within(seconds: float) -> None:
+    """See that the process ends, whatever a task or a thread of its does. What is committed is safe without a farewell.
+
+    A thread, because the loop itself may be what does not get on.
+    """
+    timer = threading.Timer(seconds, os._exit, (EXIT_OVERDUE,))
+    timer.daemon = True
+    timer.start()

@@ -43,7 +43,6 @@ _PREFLIGHT: responses.Headers = (
     (b"access-control-allow-methods", b"GET, HEAD"),
     (b"access-control-allow-headers", b"Authorization, Content-Type, X-Project-Id"),
     (b"access-control-max-age", b"86400"),
-    (b"allow", b"GET, HEAD, OPTIONS"),
 )
 
 
@@ -66,13 +65,15 @@ class Router(QuartTrio):
         self.url_map.merge_slashes = False  # or it answers // with a redirect of its own
         self.url_map.redirect_defaults = False
         self.config["PROPAGATE_EXCEPTIONS"] = False
+        methods: dict[str, set[str]] = {}
         readable = set()
         for endpoint in endpoints:
             self._route(endpoint.path, endpoint.method, endpoint.name, _view(endpoint, pipeline))
+            methods.setdefault(endpoint.path, {"HEAD", "OPTIONS"}).add(endpoint.method)
             if endpoint.cors:
                 readable.add(endpoint.path)
         for path in sorted(readable):
-            self._route(path, "OPTIONS", f"preflight {path}", _preflight)
+            self._route(path, "OPTIONS", f"preflight {path}", _preflight(methods[path]))
 
     async def forward(self, exchange: Exchange, path: str, send: Send) -> None:
         """Answer through ``send``. Everything of the request but ``path`` and its method is in the exchange."""
@@ -128,9 +129,14 @@ def _view(endpoint: Endpoint, pipeline: Pipeline) -> Callable[..., Awaitable[Res
     return view
 
 
-async def _preflight(**path: str) -> Response:
-    reply = resource(_exchange().head.request_id, {})
-    return _response(Reply(reply.status, reply.body, _PREFLIGHT))
+def _preflight(methods: Iterable[str]) -> Callable[..., Awaitable[Response]]:
+    headers = (*_PREFLIGHT, (b"allow", ", ".join(sorted(methods)).encode()))
+
+    async def view(**path: str) -> Response:
+        reply = resource(_exchange().head.request_id, {})
+        return _response(Reply(reply.status, reply.body, headers))
+
+    return view
 
 
 def _no_endpoint(error: Exception) -> Response:
