@@ -43,6 +43,8 @@ class EncodedEvent:
     """32 bytes."""
     salts: bytes
     """16 bytes for each section that is present, in the order of ``SECTIONS``."""
+    canonical: bytes
+    """RFC 8785 bytes of the event that was given, without what the service adds."""
 
 
 class Verdict(StrEnum):
@@ -84,9 +86,10 @@ def encode_event(
     action = b'{"action":' + _dumps(event["action"])
     category = b',"category":' + _dumps(event["category"])
     tenant = b',"tenant_id":' + _dumps(event["tenant_id"]) + b"}"
-    between = f',"id":"{event_id_text(id16)}"'.encode()
-    if (key := event.get("idempotency_key")) is not None:
-        between += b',"idempotency_key":' + _dumps(key)
+    key = b""
+    if (given := event.get("idempotency_key")) is not None:
+        key = b',"idempotency_key":' + _dumps(given)
+    between = f',"id":"{event_id_text(id16)}"'.encode() + key
     times = f',"occurred_at":"{format_time(occurred_at_ms)}","received_at":"{format_time(received_at_ms)}"'.encode()
     if redactions:
         times += b',"redactions":' + canonical(list(redactions))
@@ -117,7 +120,22 @@ def encode_event(
         get("target", b""),
         tenant,
     )
-    return EncodedEvent(id16, b"".join(body), digest.digest(), salts[:start])
+    occurred = b""
+    if (given := event.get("occurred_at")) is not None:
+        occurred = b',"occurred_at":' + _dumps(given)
+    sent = (
+        action,
+        get("actor", b""),
+        category,
+        get("changes", b""),
+        get("context", b""),
+        key,
+        get("metadata", b""),
+        occurred,
+        get("target", b""),
+        tenant,
+    )
+    return EncodedEvent(id16, b"".join(body), digest.digest(), salts[:start], b"".join(sent))
 
 
 def header_of(event: Mapping[str, object], commitments: Mapping[str, str]) -> bytes:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
-from uuid import UUID
+import os
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,11 +10,11 @@ from hypothesis import strategies as st
 from logstitch.actors.ingest.admission import Admission, Claim, Known, admit
 from logstitch.errors import Conflict
 
-KEY = UUID(int=1)
+KEY = bytes(16)
 
 
-def claim(key: UUID | None = None, body: bytes = b"a") -> Claim:
-    return Claim(uuid.uuid4(), key, body)
+def claim(key: bytes | None = None, body: bytes = b"a") -> Claim:
+    return Claim(os.urandom(16), key, body)
 
 
 def test_events_without_keys_are_all_new() -> None:
@@ -33,13 +32,13 @@ def test_a_replay_gets_the_first_id_and_stores_nothing() -> None:
 
 
 def test_another_body_under_a_known_key_refuses_the_batch_and_names_the_item() -> None:
-    decision = admit([claim(), claim(KEY, b"b")], {KEY: Known(uuid.uuid4(), b"a")}, batch=True)
+    decision = admit([claim(), claim(KEY, b"b")], {KEY: Known(os.urandom(16), b"a")}, batch=True)
     assert isinstance(decision, Conflict)
     assert [detail.field for detail in decision.details] == ["1.idempotency_key"]
 
 
 def test_a_single_event_is_named_without_an_index() -> None:
-    decision = admit([claim(KEY, b"b")], {KEY: Known(uuid.uuid4(), b"a")}, batch=False)
+    decision = admit([claim(KEY, b"b")], {KEY: Known(os.urandom(16), b"a")}, batch=False)
     assert isinstance(decision, Conflict)
     assert [detail.field for detail in decision.details] == ["idempotency_key"]
 
@@ -58,7 +57,7 @@ def test_unequal_twins_in_one_batch_are_a_conflict() -> None:
 
 claims = st.lists(
     st.builds(
-        lambda key, body: claim(None if key is None else UUID(int=key), body),
+        lambda key, body: claim(None if key is None else bytes([key]) * 16, body),
         st.none() | st.integers(0, 3),
         st.sampled_from([b"a", b"b"]),
     ),
@@ -68,8 +67,8 @@ claims = st.lists(
 
 @given(st.lists(claims, max_size=5))
 def test_over_any_batches_a_key_stands_for_one_event_and_one_body(batches: list[list[Claim]]) -> None:
-    known: dict[UUID, Known] = {}
-    stored: dict[UUID, Claim] = {}
+    known: dict[bytes, Known] = {}
+    stored: dict[bytes, Claim] = {}
     for batch in batches:
         before = dict(known)
         decision = admit(batch, known, batch=True)

@@ -100,6 +100,7 @@ def test_the_spliced_body_is_the_canonical_one(event: dict[str, Any], salts: byt
     )
     answered = json.loads(encoded.body)
     assert canonical_exact(answered) == encoded.body
+    assert canonical_exact(event) == encoded.canonical
     assert ("redactions" in answered) is redacted
     for name in (*SECTIONS, "tenant_id", "idempotency_key"):
         assert answered.get(name) == event.get(name)

@@ -70,7 +70,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
 
 
 def _accepted(work: Any) -> Accepted:
-    ids = tuple(event_id_text(event.claim.id.bytes) for event in work.batch.events)
+    ids = tuple(event_id_text(event.claim.id) for event in work.batch.events)
     return Accepted(ids, 0, 0)
 
 

@@ -55,6 +55,7 @@ from logstitch.errors import (
     KeyRevoked,
     NotFound,
 )
+from logstitch.evidence.canonical import canonical
 from logstitch.http.services import Limits, Services
 from logstitch.model import Plan
 from logstitch.search.terms import matches
@@ -243,7 +244,7 @@ class World:
         for index, incoming in enumerate(message.events):
             key = incoming.raw.get("idempotency_key")
             if (first := by_key.get(key)) is not None:
-                if first.canonical != incoming.canonical:
+                if first.canonical != canonical(incoming.raw):
                     name = f"{index}.idempotency_key" if message.batch else "idempotency_key"
                     conflicts.append(Detail(name, "Was used with another event"))
                 replays += 1
@@ -258,7 +259,7 @@ class World:
                 "received_at": times.format_time(message.received_at_ms),
                 "content_hash": "0" * 64,
             }
-            stored = StoredEvent(project_no, ids.as_uuid(id16), ms, event, incoming.canonical)
+            stored = StoredEvent(project_no, ids.as_uuid(id16), ms, event, canonical(incoming.raw))
             accepted.append(stored)
             if key is not None:
                 by_key[key] = stored

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hmac import compare_digest
-from uuid import UUID
 
 from logstitch.errors import Conflict, Detail
 
@@ -19,11 +18,11 @@ CONFLICT = "This idempotency key was used before with another event."
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What an event claims for itself: its new id and, if it carries an idempotency key, the key's hash and the
-    digest of the event as it was sent."""
+    """What an event claims for itself: its new id (16 bytes) and, if it carries an idempotency key, the key's hash
+    (16 bytes) and the digest of the event as it was sent."""
 
-    id: UUID
-    key_hash: UUID | None = None
+    id: bytes
+    key_hash: bytes | None = None
     digest: bytes = b""
 
 
@@ -31,7 +30,7 @@ class Claim:
 class Known:
     """What a key already stands for."""
 
-    id: UUID
+    id: bytes
     digest: bytes
 
 
@@ -39,9 +38,9 @@ class Known:
 class Admission:
     """``ids`` in request order; ``fresh`` are the positions to store; ``keys`` is what the batch adds to the known."""
 
-    ids: tuple[UUID, ...]
+    ids: tuple[bytes, ...]
     fresh: tuple[int, ...]
-    keys: Mapping[UUID, Known]
+    keys: Mapping[bytes, Known]
 
     @property
     def replays(self) -> int:
@@ -49,11 +48,11 @@ class Admission:
         return len(self.ids) - len(self.fresh)
 
 
-def admit(claims: Sequence[Claim], known: Mapping[UUID, Known], *, batch: bool) -> Admission | Conflict:
+def admit(claims: Sequence[Claim], known: Mapping[bytes, Known], *, batch: bool) -> Admission | Conflict:
     """Decide over one batch. ``batch``: an array was sent, so a conflict's field begins with the item's index."""
-    ids: list[UUID] = []
+    ids: list[bytes] = []
     fresh: list[int] = []
-    keys: dict[UUID, Known] = {}
+    keys: dict[bytes, Known] = {}
     conflicts: list[Detail] = []
     for position, claim in enumerate(claims):
         earlier = None

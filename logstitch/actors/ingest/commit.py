@@ -17,7 +17,7 @@ from logstitch.actors.ingest.preparation import PreparedEvent
 from logstitch.actors.messages import Accepted
 from logstitch.errors import DailyEventLimitReached, LogStitchError
 from logstitch.evidence.merkle import TenantHead, append, leaf_hash
-from logstitch.ids import event_id_text
+from logstitch.ids import as_uuid, event_id_text
 from logstitch.search.segments import lexeme_prefix, segment_of
 from logstitch.store import events
 from logstitch.store.database import Connection
@@ -91,15 +91,15 @@ class GroupCommit:
             return outcomes
         seen = self._write(conn, head, admitted)
         events.save_head(conn, self._project_no, head_after)
-        self._attempt = _Attempt(admitted[0][0].claim.id, outcomes, seen)
+        self._attempt = _Attempt(as_uuid(admitted[0][0].claim.id), outcomes, seen)
         return outcomes
 
     def _admit(
         self, conn: Connection, batches: Sequence[PreparedBatch], head: events.Head
     ) -> tuple[list[Outcome], list[tuple[PreparedEvent, int]], events.Head]:
         hashes = {event.claim.key_hash for batch in batches for event in batch.events if event.claim.key_hash}
-        stored = events.find_keys(conn, self._project_no, hashes)
-        known = {key_hash: Known(key.id, key.digest) for key_hash, key in stored.items()}
+        stored = events.find_keys(conn, self._project_no, map(as_uuid, hashes))
+        known = {key_hash.bytes: Known(key.id.bytes, key.digest) for key_hash, key in stored.items()}
         outcomes: list[Outcome] = []
         admitted: list[tuple[PreparedEvent, int]] = []
         for batch in batches:
@@ -112,7 +112,7 @@ class GroupCommit:
                 head = day_after
                 known |= decision.keys
                 admitted += [(batch.events[position], batch.received_at_ms) for position in decision.fresh]
-                texts = tuple(event_id_text(event_id.bytes) for event_id in decision.ids)
+                texts = tuple(event_id_text(event_id) for event_id in decision.ids)
                 outcomes.append(Accepted(texts, batch.redacted_count, decision.replays))
             else:
                 outcomes.append(decision)
@@ -138,7 +138,7 @@ class GroupCommit:
                 events.row(
                     no,
                     seq,
-                    event.claim.id.bytes,
+                    event.claim.id,
                     tenant.no,
                     tenant.size + len(log),
                     occurred,

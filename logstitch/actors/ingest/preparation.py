@@ -12,10 +12,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
-from uuid import UUID
 
 from logstitch.actors.ingest.admission import Claim
 from logstitch.actors.messages import RedactedField
+from logstitch.evidence.canonical import canonical
 from logstitch.evidence.commitments import SALTS_PER_EVENT, encode_event
 from logstitch.ids import UlidMint
 from logstitch.model import IncomingEvent
@@ -75,15 +75,15 @@ def _prepare(
         redactions=[{"field": change.field, "rules": list(change.rules)} for change in changes],
     )
     key = incoming.raw.get("idempotency_key")
-    if key is None:
-        claim, key_hash, digest = Claim(UUID(bytes=event_id)), None, None
-    else:
+    key_hash = digest = None
+    if key is not None:
+        # Of the event as it was sent, so that a rule that changes between two tries does not make them differ.
+        sent = encoded.canonical if stored is incoming.raw else canonical(incoming.raw)
         key_hash = hashlib.sha256(key.encode()).digest()[:16]
-        digest = hmac.digest(secret, incoming.canonical, "sha256")
-        claim = Claim(UUID(bytes=event_id), UUID(bytes=key_hash), digest)
+        digest = hmac.digest(secret, sent, "sha256")
     actor, target = event["actor"], event.get("target") or {}
     return PreparedEvent(
-        claim=claim,
+        claim=Claim(event_id, key_hash, digest or b""),
         tenant_id=event["tenant_id"],
         action=event["action"],
         occurred_at_ms=occurred_at_ms,

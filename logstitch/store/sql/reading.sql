@@ -33,8 +33,8 @@ SELECT segment, (extract(epoch FROM oldest) * 1000)::bigint, (extract(epoch FROM
 FROM segments
 WHERE project_no = %(project_no)s;
 
--- The events that pass among the next `events` ones, and the last of these, passing or not; `walked` is how many they
--- are.
+-- The events that pass among the next `events` ones, at most `limit`, and the last of those, passing or not; `walked`
+-- is how many they are.
 -- name: walk_desc
 SELECT seq, occurred_at, id, passes, walked FROM (
     SELECT seq, occurred_at, id, row_number() OVER () AS step, count(*) OVER () AS walked, coalesce(
@@ -56,7 +56,8 @@ SELECT seq, occurred_at, id, passes, walked FROM (
     ) AS next
 ) AS walk
 WHERE passes OR step = walked
-ORDER BY step;
+ORDER BY step
+LIMIT %(limit)s;
 
 -- name: walk_asc
 SELECT seq, occurred_at, id, passes, walked FROM (
@@ -79,7 +80,8 @@ SELECT seq, occurred_at, id, passes, walked FROM (
     ) AS next
 ) AS walk
 WHERE passes OR step = walked
-ORDER BY step;
+ORDER BY step
+LIMIT %(limit)s;
 
 -- name: walk_tenant_desc
 SELECT seq, occurred_at, id, passes, walked FROM (
@@ -102,7 +104,8 @@ SELECT seq, occurred_at, id, passes, walked FROM (
     ) AS next
 ) AS walk
 WHERE passes OR step = walked
-ORDER BY step;
+ORDER BY step
+LIMIT %(limit)s;
 
 -- name: walk_tenant_asc
 SELECT seq, occurred_at, id, passes, walked FROM (
@@ -125,7 +128,8 @@ SELECT seq, occurred_at, id, passes, walked FROM (
     ) AS next
 ) AS walk
 WHERE passes OR step = walked
-ORDER BY step;
+ORDER BY step
+LIMIT %(limit)s;
 
 -- name: find_having
 SELECT seq, occurred_at, id FROM (

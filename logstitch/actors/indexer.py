@@ -1,0 +1,199 @@
+"""Indexer: one actor a process that writes the word index of closed segments, off the path of every commit.
+
+Taking the words out of a segment's events is half a second of pure Python. In a thread it would hold the interpreter's
+lock: the event loop's round trips fell to a third when that was measured. So a child process does it, with a low
+priority, between two copies that are streamed through one transaction: bodies out, blocks in. The claim on the segment
+is a row lock in that transaction, so no two processes build the same one, and one that dies leaves no trace.
+
+Polling is the truth; any message wakes it up earlier.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import trio
+
+import logstitch
+from logstitch.actors.mailbox import Mailbox
+from logstitch.errors import DatabaseUnavailable
+from logstitch.search.blocks import Block, read_blocks, write_bodies
+from logstitch.search.segments import SEGMENT_BITS
+from logstitch.store import words
+from logstitch.store.database import Connection, Database
+
+POLL_SECONDS = 2.0
+"""Between two looks for closed segments."""
+SEGMENT_SECONDS = 120.0
+"""For one segment: 200 times a common one, and enough for one of the largest events there can be."""
+NICE = 10
+"""Added to the niceness of the child: where processors are short, ingest goes first."""
+
+# Appended, not put first: the directory may be one with many packages, which must not hide the standard library's.
+_CHILD = """
+import os, sys
+sys.path.append(sys.argv[1])
+os.nice(int(sys.argv[2]))
+from logstitch.search.blocks import serve
+serve(sys.stdin.buffer, sys.stdout.buffer)
+"""
+
+
+class Indexer:
+    """Builds the word blocks of closed segments."""
+
+    def __init__(
+        self, database: Database, *, poll_seconds: float = POLL_SECONDS, segment_bits: int = SEGMENT_BITS
+    ) -> None:
+        self._database = database
+        self._poll_seconds = poll_seconds
+        self._bits = segment_bits
+        self._wake = trio.Event()
+
+    async def run(self, mailbox: Mailbox) -> None:
+        """Index what is closed, and look again, until the mailbox is closed."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._index)
+            # Read all the while: a message only wakes, and none may count as waiting while a segment is built.
+            async for _ in mailbox:
+                self._wake.set()
+            nursery.cancel_scope.cancel()  # a claim that is not committed is given back
+
+    async def _index(self) -> None:
+        while True:
+            self._wake = trio.Event()
+            with suppress(DatabaseUnavailable):  # not this actor's to mend, and the next look is soon
+                await self._index_all()
+            with trio.move_on_after(self._poll_seconds):
+                await self._wake.wait()
+
+    async def _index_all(self) -> None:
+        """Index segments until none is left. The child lives as long: an idle service has none."""
+        with Builder() as builder:
+            while await self._index_one(builder):
+                pass
+
+    async def _index_one(self, builder: Builder) -> bool:
+        """Index one segment; False when there was none."""
+        ended = False
+
+        async def kill_when_cancelled() -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                if not ended:
+                    builder.kill()  # whose thread waits for the child is done at once, not after the whole segment
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kill_when_cancelled)
+            try:
+                return await self._database.transact(
+                    lambda conn: index_segment(conn, builder, self._bits), timeout=SEGMENT_SECONDS
+                )
+            except BuilderDied:
+                await trio.lowlevel.checkpoint_if_cancelled()  # then it was killed just above, and that is no failure
+                raise
+            finally:
+                ended = True
+                nursery.cancel_scope.cancel()
+
+
+def index_segment(conn: Connection, builder: Builder, bits: int = SEGMENT_BITS) -> bool:
+    """Index one segment within the transaction that ``conn`` is in; False when there was none."""
+    segment = words.claim_segment(conn, bits)
+    if segment is None:
+        return False
+    built = builder.build(words.read_bodies(conn, segment))
+    try:
+        words.write_blocks(conn, segment, ((block.first_word, block.payload) for block in built))
+    except BaseException:
+        builder.close()  # the rest of its answer is still to come, and must not be taken for the next one
+        raise
+    return True
+
+
+class BuilderDied(Exception):
+    """The child process ended in the middle of its work."""
+
+
+class Builder:
+    """The child process; it is started for the first segment and ended with the ``with`` block.
+
+    ``build`` waits for pipes and belongs into a thread.
+    """
+
+    def __init__(self) -> None:
+        self._child: subprocess.Popen[bytes] | None = None
+        self._killed = False
+        self._lock = threading.Lock()  # whoever kills comes from another thread, maybe just before the child starts
+
+    def __enter__(self) -> Builder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def build(self, bodies: Iterable[bytes]) -> Iterator[Block]:
+        """The blocks of the segment that has these bodies. All of them are read before this returns."""
+        try:
+            to_child, from_child = self._pipes()
+            write_bodies(to_child, bodies)
+            return self._blocks(from_child)
+        except BaseException as error:
+            self.close()  # half a segment is in there
+            if isinstance(error, BrokenPipeError):
+                raise BuilderDied from error
+            raise
+
+    def _blocks(self, from_child: IO[bytes]) -> Iterator[Block]:
+        try:
+            yield from read_blocks(from_child)
+        except EOFError as error:
+            raise BuilderDied from error
+
+    def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
+        with self._lock:
+            if self._killed:
+                raise BuilderDied
+            if self._child is None:
+                self._child = _start_child()
+            child = self._child
+        assert child.stdin is not None and child.stdout is not None  # noqa: S101, PT018
+        return child.stdin, child.stdout
+
+    def kill(self) -> None:
+        """End the child, whatever it is doing, for good. Waits for nothing, since a thread may be at its pipes."""
+        with self._lock:
+            self._killed = True
+            if self._child is not None:
+                self._child.kill()
+
+    def close(self) -> None:
+        """End the child and put its things away. The next segment gets a new one."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+            with suppress(OSError), child:  # waits, and closes the pipes
+                pass
+
+
+def _start_child() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", _CHILD, str(Path(logstitch.__file__).parents[1]), str(NICE)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        # What the service is told through its environment is no business of the child's.
+        env={name: value for name, value in os.environ.items() if not name.startswith("LOGSTITCH_")},
+        # Ctrl-C at the terminal is for the service; the child ends when its input does.
+        start_new_session=True,
+    )

@@ -1,0 +1,247 @@
+"""The words of one closed segment, sorted and cut into blocks: a look-up reads one block, a prefix a run of them.
+
+A block begins with a byte that is both its version and its kind, integers are little-endian:
+
+====== ======= =====================================================================================================
+offset bytes
+====== ======= =====================================================================================================
+0      1       kind: 1 = lists, 2 = one word with a bitmap
+1      2       n, how many words
+3      2       s, how many bytes the words take
+5      s       the words in bytewise order, each with a NUL before it, and a last NUL
+5+s    2 n     kind 1: for each word, where its list ends within what follows
+then           kind 1: the lists, one after the other: ascending positions of 2 bytes each
+5+s    2,048   kind 2: bit ``p & 7`` of byte ``p >> 3`` is set when the event at position p holds the word
+====== ======= =====================================================================================================
+
+A position is ``seq - 1`` within the segment. Words are UTF-8 letters and digits, so no word holds a NUL or a byte FF:
+``find`` of NUL and prefix is an exact search, the lists of all words with one prefix lie side by side, and everything
+that begins with ``p`` sorts before ``p + FF``. All of it is chosen so that a look-up is a handful of calls into C.
+"""
+
+from __future__ import annotations
+
+import heapq
+import struct
+import sys
+from array import array
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate, compress, groupby, islice
+from operator import add, itemgetter
+from tempfile import TemporaryFile
+from typing import IO, Final
+
+from logstitch.search.segments import SEGMENT_EVENTS
+from logstitch.search.terms import words
+
+BLOCK_BYTES: Final = 3900
+"""Bytes of a block at most: two rows of them fit one page of PostgreSQL, and the least a look-up can read is a page."""
+RUN_POSTINGS: Final = 1_500_000
+RUN_WORDS: Final = 150_000
+"""Built in memory at once, about 40 MB; a segment of common events has half of it. What is more goes to a temporary
+file in sorted runs, because one segment of the largest events allowed holds a hundred times as much."""
+MERGE_WORDS: Final = 10_000
+"""Words taken together when runs are merged."""
+
+AFTER: Final = b"\xff"
+"""Sorts after every character that a word can hold: the words with a prefix are those from it up to it and this."""
+
+_LISTS: Final = 1
+_BITMAP: Final = 2
+_BITMAP_BYTES: Final = SEGMENT_EVENTS // 8
+_HEAD = struct.Struct("<BHH")
+_ENTRY_BYTES: Final = 3
+"""What a word costs in a block besides its own bytes and its list."""
+_ROOM: Final = BLOCK_BYTES - _HEAD.size - 1
+_BITS: Final = bytes.maketrans(b"01", b"\0\1")
+_RECORD = struct.Struct("<BH")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """``payload`` holds the words from ``first_word`` up to the next block's."""
+
+    first_word: bytes
+    payload: bytes
+
+
+def build(words_per_event: Iterable[Collection[bytes]]) -> Iterator[Block]:
+    """The blocks of a segment, in order, from the distinct words of its events in the order of their ``seq``.
+
+    Nothing comes out before everything has gone in.
+    """
+    runs: list[IO[bytes]] = []
+    try:
+        index: defaultdict[bytes, bytearray] = defaultdict(bytearray)
+        postings = 0
+        for position, found in enumerate(words_per_event):
+            if position >= SEGMENT_EVENTS:
+                raise ValueError("a segment has 16,384 events")
+            place = position.to_bytes(2, "little")
+            for word in found:
+                index[word] += place
+            postings += len(found)
+            if postings >= RUN_POSTINGS or len(index) >= RUN_WORDS:
+                runs.append(_write_run(index))
+                index.clear()
+                postings = 0
+        if not runs:
+            in_order = sorted(index)
+            yield from _cut(in_order, list(map(index.__getitem__, in_order)))
+            return
+        rest: Iterator[tuple[bytes, bytes]] = ((word, bytes(index[word])) for word in sorted(index))
+        # Stable, and the runs stand in the order of their events: the lists of a word join to an ascending one.
+        merged = groupby(heapq.merge(*map(_read_run, runs), rest, key=itemgetter(0)), itemgetter(0))
+        joined = ((word, b"".join(part for _, part in parts)) for word, parts in merged)
+        while batch := list(islice(joined, MERGE_WORDS)):
+            yield from _cut([word for word, _ in batch], [part for _, part in batch])
+    finally:
+        for run in runs:
+            run.close()
+
+
+def lookup(payload: bytes, prefix: bytes) -> set[int]:
+    """The positions of the events that hold a word of this block beginning with ``prefix``.
+
+    Words with the prefix may also stand at the head of the blocks that follow. Raises ``ValueError`` for a block of
+    another version.
+    """
+    kind, count, size = _HEAD.unpack_from(payload)
+    end = _HEAD.size + size
+    mark = b"\0" + prefix
+    first = payload.find(mark, _HEAD.size, end)
+    if first < 0:
+        return set()
+    if kind == _BITMAP:
+        bits = f"{int.from_bytes(payload[end : end + _BITMAP_BYTES], 'little'):b}"
+        return set(compress(range(len(bits)), reversed(bits.encode().translate(_BITS))))
+    if kind != _LISTS:
+        raise ValueError(f"block of unknown kind {kind}")
+    last = payload.rfind(mark, first, end)
+    before = payload.count(b"\0", _HEAD.size, first)
+    through = before + payload.count(b"\0", first, last)
+    lists = end + 2 * count
+    start = int.from_bytes(payload[end + 2 * before - 2 : end + 2 * before], "little") if before else 0
+    stop = int.from_bytes(payload[end + 2 * through : end + 2 * through + 2], "little")
+    positions = array("H", payload[lists + start : lists + stop])
+    if sys.byteorder == "big":
+        positions.byteswap()
+    return set(positions)
+
+
+# -- over pipes ----------------------------------------------------------------------------------------------------
+#
+# The work is done in a process of its own (see actors.indexer). Everything is sent as its length and its bytes.
+
+_LENGTH = struct.Struct("<I")
+_END: Final = _LENGTH.pack(0xFFFFFFFF)
+
+
+def write_bodies(to_builder: IO[bytes], bodies: Iterable[bytes]) -> None:
+    """Send the bodies of one segment's events, in the order of their ``seq``."""
+    for body in bodies:
+        to_builder.write(_LENGTH.pack(len(body)))
+        to_builder.write(body)
+    to_builder.write(_END)
+    to_builder.flush()
+
+
+def read_blocks(from_builder: IO[bytes]) -> Iterator[Block]:
+    """Receive the blocks of one segment. Raises ``EOFError`` when the builder ends before them."""
+    while (first_word := _receive(from_builder)) is not None:
+        payload = _receive(from_builder)
+        if payload is None:
+            raise EOFError
+        yield Block(first_word, payload)
+
+
+def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
+    """Turn bodies into blocks, segment by segment, until there are no more requests or nobody reads the answers."""
+    with suppress(EOFError, BrokenPipeError):
+        while True:
+            for block in build(words(body) for body in iter(partial(_receive, requests), None)):
+                for part in (block.first_word, block.payload):
+                    answers.write(_LENGTH.pack(len(part)))
+                    answers.write(part)
+            answers.write(_END)
+            answers.flush()
+
+
+def _receive(stream: IO[bytes]) -> bytes | None:
+    head = stream.read(_LENGTH.size)
+    if head == _END:
+        return None
+    if len(head) < _LENGTH.size:
+        raise EOFError
+    (length,) = _LENGTH.unpack(head)
+    body = stream.read(length)
+    if len(body) < length:
+        raise EOFError
+    return body
+
+
+# -- details -------------------------------------------------------------------------------------------------------
+
+
+def _cut(keys: list[bytes], parts: Sequence[bytes | bytearray]) -> Iterator[Block]:
+    """Fill blocks with words and their lists; a word whose list would be no shorter than a bitmap has its own."""
+    lengths = list(map(len, parts))
+    # Sums instead of a loop over the words: there are 70,000 in a common segment.
+    costs: list[int] = list(accumulate(map(add, map(len, keys), lengths), initial=0))
+    frequent = [i for i, length in enumerate(lengths) if length >= _BITMAP_BYTES]
+    start = 0
+    for stop in (*frequent, len(keys)):
+        while start < stop:
+            # Every word also costs _ENTRY_BYTES, which grows with its index: bisect by a key that has both.
+            limit = costs[start] + _ENTRY_BYTES * start + _ROOM
+            end = bisect_right(range(len(costs)), limit, start + 1, stop + 1, key=lambda i: costs[i] + _ENTRY_BYTES * i)
+            end = max(end - 1, start + 1)
+            yield _lists_block(keys[start:end], parts[start:end], lengths[start:end])
+            start = end
+        if stop < len(keys):
+            yield _bitmap_block(keys[stop], parts[stop])
+            start = stop + 1
+
+
+def _lists_block(keys: list[bytes], parts: Sequence[bytes | bytearray], lengths: list[int]) -> Block:
+    text = b"\0" + b"\0".join(keys) + b"\0"
+    ends = struct.pack(f"<{len(keys)}H", *accumulate(lengths))
+    return Block(keys[0], b"".join((_HEAD.pack(_LISTS, len(keys), len(text)), text, ends, *parts)))
+
+
+def _bitmap_block(word: bytes, part: bytes | bytearray) -> Block:
+    positions = array("H", bytes(part))
+    if sys.byteorder == "big":
+        positions.byteswap()
+    if positions[-1] - positions[0] + 1 == len(positions):  # in every event, as what all of one source's events share
+        bits = (1 << len(positions)) - 1 << positions[0]
+    else:
+        digits = bytearray(b"0") * SEGMENT_EVENTS
+        one = ord("1")
+        for position in positions:
+            digits[~position] = one
+        bits = int(digits, 2)
+    bitmap = bits.to_bytes(_BITMAP_BYTES, "little")
+    return Block(word, b"".join((_HEAD.pack(_BITMAP, 1, len(word) + 2), b"\0", word, b"\0", bitmap)))
+
+
+def _write_run(index: dict[bytes, bytearray]) -> IO[bytes]:
+    run = TemporaryFile(prefix="logstitch-words-")  # noqa: SIM115  # it outlives this function; build closes it
+    for word in sorted(index):
+        part = index[word]
+        run.write(_RECORD.pack(len(word), len(part)))
+        run.write(word)
+        run.write(part)
+    run.seek(0)
+    return run
+
+
+def _read_run(run: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    while head := run.read(_RECORD.size):
+        word_bytes, part_bytes = _RECORD.unpack(head)
+        yield run.read(word_bytes), run.read(part_bytes)

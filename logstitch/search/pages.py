@@ -1,0 +1,319 @@
+"""How one page of events is found: walk a little along the order first, then look into segments until none can add.
+
+The walk serves what is frequent, whatever it is, and costs a fixed number of rows. What it did not find often enough
+is rare, and then the inverted index (facets) or the word blocks (words) name the few events of each segment. Both
+together bound the work of a page by what the page holds and by the number of segments, never by the project.
+
+The search knows at any moment up to which place in the order it has seen everything. When its time is up, it returns
+what lies before that place and goes on there with the next page, so it neither skips nor repeats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, Protocol
+from unicodedata import is_normalized
+
+from logstitch.search import blocks, terms
+from logstitch.search.segments import SEGMENT_BITS, Place, Span, Steps, Window, best_first, tsquery
+
+WALK_EVENTS: Final = 1000
+"""Events to walk along before anything else, about a millisecond. It is also what every answer advances by at least,
+however hard the search is."""
+LONGEST_WALK: Final = 16_000
+"""Events that a page may be walked for, about 10 ms, where looking into segments would cost more."""
+WALK_EVENTS_FOR_WORDS: Final = 400
+LONGEST_WALK_FOR_WORDS: Final = 3000
+"""The same for words, which are looked for in the bodies."""
+LOOK_UP_COST: Final = 3
+"""What an event costs that the inverted index names, in events walked along."""
+MOST_SEGMENTS: Final = 256
+MOST_SEGMENTS_FOR_WORDS: Final = 64
+"""Segments asked about in one query: bounds what it can take, and what the word blocks of one answer weigh."""
+MOST_LEXEMES: Final = 2048
+"""Lexemes in one query of the inverted index."""
+FEW_CANDIDATES: Final = 256
+"""Events of one segment that words leave and that are checked one by one; with more, facets thin them out before."""
+SCAN_EVENTS: Final = 4096
+"""Events taken at once from a segment without word blocks: taking more means to scan it again."""
+VERIFY_EVENTS: Final = 64
+"""Bodies read at once to look for words: about a page, because most of them pass. Where they do not, twice as many each
+time, up to eight times as many: the largest bodies have megabytes."""
+BUDGET_SECONDS: Final = 1.5
+"""For one page. Far beyond what any single filter takes; a search that needs more is answered in parts."""
+
+
+class Hit(NamedTuple):
+    """An event that passed the filter's columns."""
+
+    place: Place
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """What a walk along the order met. ``last`` is the last place it looked at, ``None`` when it reached the end."""
+
+    hits: list[Hit]
+    last: Place | None
+
+
+class Source(Protocol):
+    """Where events are read from: one snapshot of one project, with the filter's columns applied to every ``Hit``.
+
+    Lists of hits come in the window's order and hold at most ``limit``; one that holds fewer is complete.
+    """
+
+    def walk(self, window: Window, events: int, limit: int) -> Walk:
+        """The hits among the next ``events`` events of the window, or the first ``limit`` of them."""
+        ...
+
+    def spans(self) -> list[Span]:
+        """Every segment."""
+        ...
+
+    def having(self, query: str, window: Window, limit: int) -> list[Hit]:
+        """Hits among the events that the inverted index has for ``query`` (see ``tsquery``)."""
+        ...
+
+    def seqs_having(self, query: str) -> list[int]:
+        """All events that the inverted index has for ``query``; the columns are not checked."""
+        ...
+
+    def among(self, seqs: Sequence[int], window: Window, limit: int) -> list[Hit]:
+        """Hits among these events."""
+        ...
+
+    def scan(self, segment: int, words: Sequence[bytes], window: Window, limit: int) -> list[Hit]:
+        """Hits among the segment's events that may hold the words: none that does is left out."""
+        ...
+
+    def word_blocks(self, segments: Sequence[int], prefix: bytes) -> Iterator[tuple[int, bytes]]:
+        """Segment and payload of the blocks that may hold words with the prefix."""
+        ...
+
+    def bodies(self, seqs: Sequence[int]) -> Mapping[int, str]:
+        """The bodies of these events."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is wanted of a project's events.
+
+    ``facets``: the untagged-by-segment lexemes of the filter, one group a filter, one member of each group must be
+    present. ``words``: each must begin a word. ``checked``: the source's columns hold back events (else each is a hit).
+    """
+
+    project_no: int
+    window: Window
+    limit: int
+    facets: tuple[tuple[bytes, ...], ...] = ()
+    words: tuple[bytes, ...] = ()
+    checked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FoundPage:
+    """``next``: the last place that this page covers, ``None`` at the end."""
+
+    bodies: tuple[str, ...]
+    next: Place | None
+
+
+def find_page(
+    source: Source,
+    query: Query,
+    clock: Callable[[], float],
+    *,
+    budget: float = BUDGET_SECONDS,
+    segment_bits: int = SEGMENT_BITS,
+) -> FoundPage:
+    """The first page of what ``query`` wants. ``clock``: seconds, monotonic."""
+    search = _Search(source, query, clock, clock() + budget, segment_bits)
+    return search.page()
+
+
+@dataclass(slots=True)
+class _Search:
+    source: Source
+    query: Query
+    clock: Callable[[], float]
+    deadline: float
+    bits: int
+    wanted: int = field(init=False)
+    known: dict[int, str] = field(init=False, default_factory=dict)
+    """Bodies that were read to look for words."""
+
+    def __post_init__(self) -> None:
+        self.wanted = self.query.limit + 1  # one more tells whether there is a next page
+
+    def page(self) -> FoundPage:
+        hits, rest = self._find()
+        shown = hits[: self.query.limit]
+        if len(hits) > self.query.limit:
+            last: Place | None = shown[-1].place
+        else:
+            last = None if rest is None or rest.empty else rest.last_read()
+        return FoundPage(self._bodies(shown), last)
+
+    def _find(self) -> tuple[list[Hit], Window | None]:
+        """The first hits, and the window that is left when time was up; ``None`` when all of it was seen."""
+        query, window = self.query, self.query.window
+        if window.empty:
+            return [], None
+        events, longest = WALK_EVENTS, LONGEST_WALK
+        if query.words:
+            events, longest = WALK_EVENTS_FOR_WORDS, LONGEST_WALK_FOR_WORDS
+        elif not query.checked:
+            events = self.wanted
+        hits, rest = self._walk(window, events)
+        if not query.facets and not query.words:
+            # A pattern that too many actions match: there is nothing to look up.
+            while rest is not None and len(hits) < self.wanted and self.clock() < self.deadline:
+                more, rest = self._walk(rest, longest)
+                hits += more
+        if rest is None or len(hits) >= self.wanted or not (query.facets or query.words):
+            return hits[: self.wanted], rest
+        spans = best_first(self.source.spans(), rest)
+        if 0 < (events := self._promising(events, len(hits), spans, rest)) <= longest:
+            more, rest = self._walk(rest, events)
+            hits += more
+            if rest is None or len(hits) >= self.wanted:
+                return hits[: self.wanted], rest
+        more, rest = self._look_into_segments(spans, rest, self.wanted - len(hits))
+        return hits + more, rest
+
+    # -- along the order -------------------------------------------------------------------------------------------
+
+    def _walk(self, window: Window, events: int) -> tuple[list[Hit], Window | None]:
+        """The hits among the next ``events`` events, and the window that is left; ``None`` when nothing is."""
+        walk = self.source.walk(window, events, events if self.query.words else self.wanted)
+        return self._verified(walk.hits, self.wanted), None if walk.last is None else window.after(walk.last)
+
+    def _promising(self, walked: int, hits: int, spans: Sequence[Span], window: Window) -> int:
+        """How many events to walk on for, if that is cheaper than looking into segments; else 0.
+
+        Segments that begin where the window does must all be looked into before the first of their events is known to
+        be the next. One or two do, in a project whose events arrive in order. After a backfill it may be all of them,
+        and then every page would read what passes the filter in the whole project.
+        """
+        if hits == 0:
+            return 0
+        crowd = sum(1 for span in spans if span.begins(window) == window)
+        needed = walked * (self.wanted - hits) * 5 // (4 * hits)
+        return needed if needed < LOOK_UP_COST * crowd * (hits << self.bits) // walked else 0
+
+    # -- segment by segment ----------------------------------------------------------------------------------------
+
+    def _look_into_segments(
+        self, spans: Sequence[Span], window: Window, wanted: int
+    ) -> tuple[list[Hit], Window | None]:
+        """The first ``wanted`` hits of the window, and the window that is left when time was up before."""
+        spans = [span for span in spans if span.may_hold(window)]
+        lexemes = sum(map(len, self.query.facets)) or 1
+        most = MOST_SEGMENTS_FOR_WORDS if self.query.words else MOST_SEGMENTS
+        steps = Steps(max(1, min(most, MOST_LEXEMES // lexemes)))
+        hits: list[Hit] = []
+        useful, at = window, 0
+        while at < len(spans):
+            if len(hits) >= wanted:
+                useful = window.before(hits[wanted - 1].place)
+            step = [span for span in spans[at : at + steps.size] if span.may_hold(useful)]
+            if not step:
+                break  # the spans that follow begin even later
+            began = self.clock()
+            if began >= self.deadline:
+                rest = spans[at].begins(window)
+                return [hit for hit in hits if hit.place not in rest], rest
+            at += steps.size
+            hits = self._in_order(hits + self._look(step, useful, wanted))[:wanted]
+            steps.took(self.clock() - began)
+        return hits, None
+
+    def _look(self, spans: Sequence[Span], window: Window, wanted: int) -> list[Hit]:
+        if not self.query.words:
+            return self.source.having(self._tsquery([span.segment for span in spans]), window, wanted)
+        hits: list[Hit] = []
+        for span in spans:
+            if not span.words_ready:
+                hits += self._scan(span.segment, window, wanted)
+        indexed = [span.segment for span in spans if span.words_ready]
+        return hits + self._look_up_words(indexed, window, wanted)
+
+    def _scan(self, segment: int, window: Window, wanted: int) -> list[Hit]:
+        return self._collect(
+            lambda rest: self.source.scan(segment, self.query.words, rest, SCAN_EVENTS), SCAN_EVENTS, window, wanted
+        )
+
+    def _look_up_words(self, segments: list[int], window: Window, wanted: int) -> list[Hit]:
+        found: dict[int, set[int]] = {}
+        # The longest word is most likely the rarest: what it leaves out, the others need not be looked up for.
+        for number, word in enumerate(sorted(self.query.words, key=len, reverse=True)):
+            postings: dict[int, set[int]] = {}
+            for segment, payload in self.source.word_blocks(segments, word):
+                if positions := blocks.lookup(payload, word):
+                    postings[segment] = postings[segment] | positions if segment in postings else positions
+            found = postings if number == 0 else {s: both for s in postings if (both := postings[s] & found[s])}
+            segments = list(found)
+            if not segments:
+                return []
+        seqs = [(segment << self.bits) + position + 1 for segment in found for position in found[segment]]
+        if self.query.facets and len(seqs) > FEW_CANDIDATES * len(found):
+            seqs = list(set(self.source.seqs_having(self._tsquery(segments))).intersection(seqs))
+        if not seqs:
+            return []
+        return self._collect(lambda rest: self.source.among(seqs, rest, wanted), wanted, window, wanted)
+
+    def _collect(self, read: Callable[[Window], list[Hit]], limit: int, window: Window, wanted: int) -> list[Hit]:
+        """Read ``limit`` hits at a time until ``wanted`` of them hold the words."""
+        hits: list[Hit] = []
+        while True:
+            some = read(window)
+            hits += self._verified(some, wanted - len(hits))
+            if len(some) < limit or len(hits) >= wanted:
+                return hits
+            window = window.after(some[-1].place)
+
+    # -- details ---------------------------------------------------------------------------------------------------
+
+    def _tsquery(self, segments: Sequence[int]) -> str:
+        return tsquery(self.query.project_no, segments, self.query.facets)
+
+    def _in_order(self, hits: list[Hit]) -> list[Hit]:
+        return sorted(hits, key=lambda hit: hit.place, reverse=self.query.window.newest_first)
+
+    def _verified(self, hits: Sequence[Hit], wanted: int) -> list[Hit]:
+        """The first ``wanted`` of the hits whose bodies hold the words."""
+        if not self.query.words:
+            return list(hits[:wanted])
+        passed: list[Hit] = []
+        start, size = 0, VERIFY_EVENTS
+        while start < len(hits):
+            some = hits[start : start + size]
+            start, size = start + size, min(size * 2, VERIFY_EVENTS * 8)
+            bodies = self.source.bodies([hit.seq for hit in some])
+            for hit in some:
+                if len(passed) >= wanted:
+                    return passed
+                if self._matches(bodies[hit.seq]):
+                    self.known[hit.seq] = bodies[hit.seq]
+                    passed.append(hit)
+        return passed
+
+    def _matches(self, body: str) -> bool:
+        # Most bodies are told apart without being parsed. Where normalizing changes nothing, folding goes character by
+        # character, so the words of the values are to be found in the folded text of the whole.
+        folded = body.casefold()
+        if body.isascii() or (is_normalized("NFKC", body) and is_normalized("NFKC", folded)):
+            text = folded.encode()
+            if not all(word in text for word in self.query.words):
+                return False
+        return terms.matches(body.encode(), self.query.words)
+
+    def _bodies(self, hits: Sequence[Hit]) -> tuple[str, ...]:
+        missing = [hit.seq for hit in hits if hit.seq not in self.known]
+        if missing:
+            self.known.update(self.source.bodies(missing))
+        return tuple(self.known[hit.seq] for hit in hits)

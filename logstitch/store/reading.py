@@ -1,0 +1,186 @@
+"""Reading events: the look-ups that a page is made of, each with one way to its rows that the planner cannot leave.
+
+All of a page's look-ups run in one read-only transaction, after ``settle_plans``: they see one snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from logstitch.store.database import Connection
+from logstitch.store.queries import load
+
+_sql = load("reading")
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+_FIRST = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MILLISECOND
+_LAST = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MILLISECOND
+
+Row = tuple[int, UUID, int]
+"""An event's occurred_at in milliseconds, its id, its seq."""
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What an event's columns must be; ``None`` lets anything pass.
+
+    ``actions``: one of these. ``action_like``: a LIKE pattern, where there are too many to name.
+    """
+
+    tenant_no: int | None = None
+    actor_id: str | None = None
+    actor_type: str | None = None
+    actions: tuple[str, ...] | None = None
+    action_like: str | None = None
+    category: str | None = None
+    target_id: str | None = None
+    target_type: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """From (``low_ms``, ``low_id``) up to, and without, (``high_ms``, ``high_id``), in the given order."""
+
+    low_ms: int
+    low_id: UUID
+    high_ms: int
+    high_id: UUID
+    newest_first: bool
+
+
+def settle_plans(conn: Connection) -> None:
+    """Take from the planner, until the transaction ends, what it must not choose. To be called before the rest."""
+    conn.execute(_sql.settle_plans)
+
+
+def find_tenant(conn: Connection, project_no: int, tenant_id: str) -> int | None:
+    """The tenant's short number, ``None`` for one without events."""
+    row = conn.execute(_sql.find_tenant, {"project_no": project_no, "tenant_id": tenant_id}).fetchone()
+    return None if row is None else int(row[0])
+
+
+def find_actions(conn: Connection, project_no: int, pattern: str, limit: int) -> list[str]:
+    """At most ``limit`` of the project's actions that are LIKE ``pattern``, in no order."""
+    rows = conn.execute(_sql.find_actions, {"project_no": project_no, "pattern": pattern, "limit": limit})
+    return [action for (action,) in rows]
+
+
+def find_event(conn: Connection, project_no: int, event_id: UUID) -> str | None:
+    """The body of one event."""
+    row = conn.execute(_sql.find_event, {"project_no": project_no, "id": event_id}).fetchone()
+    return None if row is None else str(row[0])
+
+
+def find_bodies(conn: Connection, project_no: int, seqs: Sequence[int]) -> dict[int, str]:
+    """The bodies of these events, by seq."""
+    rows = conn.cursor(binary=True).execute(_sql.find_bodies, {"project_no": project_no, "seqs": list(seqs)})
+    return dict(rows.fetchall())
+
+
+def find_spans(conn: Connection, project_no: int) -> list[tuple[int, int, int, bool]]:
+    """Every segment: its number, the milliseconds of its oldest and newest event, whether its words are indexed."""
+    return conn.cursor(binary=True).execute(_sql.find_spans, {"project_no": project_no}).fetchall()
+
+
+def walk(
+    conn: Connection, project_no: int, columns: Columns, within: Range, events: int, limit: int
+) -> tuple[list[Row], Row | None]:
+    """Those that pass, at most ``limit``, among the next ``events`` events, along the tenant's index if there is one.
+
+    Also the last event that was looked at (with ``limit`` of them, the last of these), or ``None`` when there were
+    fewer than ``events``.
+    """
+    if columns.tenant_no is None:
+        statement = _sql.walk_desc if within.newest_first else _sql.walk_asc
+    else:
+        statement = _sql.walk_tenant_desc if within.newest_first else _sql.walk_tenant_asc
+    values = _parameters(project_no, columns, within) | {"events": events, "limit": limit}
+    rows = conn.cursor(binary=True).execute(statement, values).fetchall()
+    passing = [_row(seq, at, event_id) for seq, at, event_id, passes, _ in rows if passes]
+    if not rows or rows[0][4] < events:
+        return passing, None
+    return passing, _row(*rows[-1][:3])
+
+
+def find_having(
+    conn: Connection, project_no: int, columns: Columns, within: Range, query: str, limit: int
+) -> list[Row]:
+    """The first ``limit`` events, in order, of those that the inverted index has for the tsquery ``query``."""
+    return _look(conn, _sql.find_having, project_no, columns, within, limit, query=query)
+
+
+def find_seqs_having(conn: Connection, project_no: int, query: str) -> list[int]:
+    """All events, in no order, that the inverted index has for ``query``; no column is looked at."""
+    rows = conn.cursor(binary=True).execute(_sql.find_seqs_having, {"project_no": project_no, "query": query})
+    return [seq for (seq,) in rows]
+
+
+def find_among(
+    conn: Connection, project_no: int, columns: Columns, within: Range, seqs: Sequence[int], limit: int
+) -> list[Row]:
+    """The first ``limit`` events, in order, of these."""
+    return _look(conn, _sql.find_among, project_no, columns, within, limit, seqs=list(seqs))
+
+
+def find_possible(
+    conn: Connection,
+    project_no: int,
+    columns: Columns,
+    within: Range,
+    seqs: range,
+    words: Sequence[bytes],
+    limit: int,
+) -> list[Row]:
+    """The first ``limit`` events, in order, of a range of seqs, that may hold words which begin with ``words``.
+
+    Words are folded letters and digits, so none of them means something to LIKE. None is left out that holds them
+    all; bodies with other characters than ASCII are for the caller to judge.
+    """
+    return _look(
+        conn,
+        _sql.find_possible,
+        project_no,
+        columns,
+        within,
+        limit,
+        after_seq=seqs.start - 1,
+        last_seq=seqs.stop - 1,
+        ascii=all(map(bytes.isascii, words)),
+        patterns=[f"%{word.decode()}%" for word in words],
+    )
+
+
+def _look(
+    conn: Connection, statement: Any, project_no: int, columns: Columns, within: Range, limit: int, **values: object
+) -> list[Row]:
+    parameters = _parameters(project_no, columns, within) | values | {"limit": limit}
+    rows = conn.cursor(binary=True).execute(statement, parameters).fetchall()
+    return [_row(seq, at, event_id) for seq, at, event_id in rows]
+
+
+def _parameters(project_no: int, columns: Columns, within: Range) -> dict[str, object]:
+    return asdict(columns) | {
+        "project_no": project_no,
+        "actions": None if columns.actions is None else list(columns.actions),
+        "low": _moment(within.low_ms),
+        "low_id": within.low_id,
+        "high": _moment(within.high_ms),
+        "high_id": within.high_id,
+        "newest_first": within.newest_first,
+    }
+
+
+def _row(seq: int, occurred_at: datetime, event_id: UUID) -> Row:
+    return (occurred_at - _EPOCH) // _MILLISECOND, event_id, seq
+
+
+def _moment(ms: int) -> datetime:
+    # A bound may lie just beyond the years that datetime and events have.
+    if ms > _LAST:
+        return datetime.max.replace(tzinfo=UTC)
+    return _EPOCH + max(ms, _FIRST) * _MILLISECOND
