@@ -65,13 +65,6 @@ def lock_head(conn: Connection, project_no: int) -> Head:
     return Head(*row)
 
 
-def save_head(conn: Connection, project_no: int, head: Head) -> None:
-    """Write the head row back."""
-    conn.execute(
-        _sql.save_head, {"project_no": project_no, "seq": head.seq, "day": head.day, "day_events": head.day_events}
-    )
-
-
 def has_event(conn: Connection, project_no: int, event_id: UUID) -> bool:
     """Whether the event is stored: how a transaction that is run again finds out that it had committed after all."""
     row = conn.execute(_sql.has_event, {"project_no": project_no, "id": event_id}).fetchone()
@@ -99,16 +92,30 @@ def count_tenants(conn: Connection, project_no: int) -> int:
     return int(row[0]) if row else 0
 
 
-def save_tenants(conn: Connection, project_no: int, tenants: Mapping[str, Tenant]) -> None:
-    """Write the tenants' log heads, new ones included."""
+def save_heads(
+    conn: Connection,
+    project_no: int,
+    head: Head,
+    tenants: Mapping[str, Tenant],
+    spans: Mapping[int, tuple[int, int]],
+) -> None:
+    """Write all that moves forward with a group: the project's head, the log heads of the group's tenants (by tenant
+    id, new ones included), and the spans of the segments that it wrote to: segment → (oldest, newest) occurred_at in
+    milliseconds, which only ever widen."""
     conn.execute(
-        _sql.save_tenants,
+        _sql.save_heads,
         {
             "project_no": project_no,
+            "seq": head.seq,
+            "day": head.day,
+            "day_events": head.day_events,
             "tenant_nos": [tenant.no for tenant in tenants.values()],
             "tenant_ids": list(tenants),
             "sizes": [tenant.size for tenant in tenants.values()],
             "edges": [tenant.edge for tenant in tenants.values()],
+            "segments": list(spans),
+            "oldest": [oldest for oldest, _ in spans.values()],
+            "newest": [newest for _, newest in spans.values()],
         },
     )
 
@@ -121,19 +128,6 @@ def save_subtrees(conn: Connection, project_no: int, subtrees: Sequence[tuple[in
             _sql.save_subtrees,
             {"project_no": project_no, "tenant_nos": list(nos), "subtrees": list(indexes), "hashes": list(hashes)},
         )
-
-
-def save_segments(conn: Connection, project_no: int, spans: Mapping[int, tuple[int, int]]) -> None:
-    """Widen the segments' spans: segment → (oldest, newest) occurred_at in milliseconds."""
-    conn.execute(
-        _sql.save_segments,
-        {
-            "project_no": project_no,
-            "segments": list(spans),
-            "oldest": [oldest for oldest, _ in spans.values()],
-            "newest": [newest for _, newest in spans.values()],
-        },
-    )
 
 
 def save_actions(conn: Connection, project_no: int, actions: Iterable[str]) -> None:

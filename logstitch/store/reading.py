@@ -150,7 +150,6 @@ def find_possible(
         limit,
         after_seq=seqs.start - 1,
         last_seq=seqs.stop - 1,
-        ascii=all(map(bytes.isascii, words)),
         patterns=[f"%{word.decode()}%" for word in words],
     )
 

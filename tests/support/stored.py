@@ -96,10 +96,10 @@ def store(
         )  # fmt: skip
         stored.append(Stored(seq, event_id, at, event, body.decode()))
     events.copy_events(conn, rows)
-    events.save_segments(conn, project_no, spans)
-    events.save_tenants(conn, project_no, {tenant: events.Tenant(no, 0, b"") for tenant, no in tenants.items()})
     events.save_actions(conn, project_no, {one.event["action"] for one in stored})
-    events.save_head(conn, project_no, events.Head(head.seq + len(stored), head.day, head.day_events))
+    after = events.Head(head.seq + len(stored), head.day, head.day_events)
+    logs = {tenant: events.Tenant(no, 0, b"") for tenant, no in tenants.items()}
+    events.save_heads(conn, project_no, after, logs, spans)
     return stored
 
 

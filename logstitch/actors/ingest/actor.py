@@ -60,7 +60,8 @@ class Ingest:
         self._mint = mint
         self._pending: deque[_Work] = deque()
         self._pending_events = 0
-        self._changed = trio.Condition()
+        self._room = trio.lowlevel.ParkingLot()  # where the preparer waits for the committer
+        self._work = trio.lowlevel.ParkingLot()  # and the committer for the preparer
         self._finished = False
 
     async def run(self, mailbox: Mailbox) -> None:
@@ -71,9 +72,8 @@ class Ingest:
                 while True:
                     envelopes = await mailbox.take(TAKE)
                     await self._prepare_requests([envelope for envelope in envelopes if not envelope.abandoned])
-            async with self._changed:
-                self._finished = True
-                self._changed.notify_all()
+            self._finished = True
+            self._work.unpark_all()
 
     # -- preparing ---------------------------------------------------------------------------------------------------
 
@@ -95,7 +95,6 @@ class Ingest:
             end = start + len(request.events)
             stored, changes = redacted.events[start:end], redacted.changes[start:end]
             start = end
-            # At most 100 events between two checkpoints, about 2 ms: other requests get their turn.
             prepared = prepare(
                 request.events,
                 stored,
@@ -116,12 +115,13 @@ class Ingest:
         return self._secret
 
     async def _enqueue(self, work: _Work) -> None:
-        async with self._changed:
-            while self._pending_events >= PENDING_EVENTS:
-                await self._changed.wait()
-            self._pending.append(work)
-            self._pending_events += len(work.batch.events)
-            self._changed.notify_all()
+        while self._pending_events >= PENDING_EVENTS:
+            await self._room.park()
+        self._pending.append(work)
+        self._pending_events += len(work.batch.events)
+        self._work.unpark_all()
+        if len(work.batch.events) > 1:  # a batch took milliseconds: others get their turn
+            await trio.lowlevel.checkpoint()
 
     # -- committing --------------------------------------------------------------------------------------------------
 
@@ -132,18 +132,17 @@ class Ingest:
 
     async def _next_group(self) -> list[_Work]:
         """What is pending, up to the bound; nothing when all is done."""
-        async with self._changed:
-            while not self._pending and not self._finished:
-                await self._changed.wait()
-            group: list[_Work] = []
-            size = 0
-            while self._pending and (not group or size + len(self._pending[0].batch.events) <= GROUP_EVENTS):
-                work = self._pending.popleft()
-                size += len(work.batch.events)
-                group.append(work)
-            self._pending_events -= size
-            self._changed.notify_all()
-            return group
+        while not self._pending and not self._finished:
+            await self._work.park()
+        group: list[_Work] = []
+        size = 0
+        while self._pending and (not group or size + len(self._pending[0].batch.events) <= GROUP_EVENTS):
+            work = self._pending.popleft()
+            size += len(work.batch.events)
+            group.append(work)
+        self._pending_events -= size
+        self._room.unpark_all()
+        return group
 
     async def _commit(self, group: Sequence[_Work]) -> None:
         batches = [work.batch for work in group]

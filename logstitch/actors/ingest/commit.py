@@ -89,8 +89,7 @@ class GroupCommit:
         outcomes, admitted, head_after = self._admit(conn, batches, head)
         if not admitted:
             return outcomes
-        seen = self._write(conn, head, admitted)
-        events.save_head(conn, self._project_no, head_after)
+        seen = self._write(conn, head, head_after, admitted)
         self._attempt = _Attempt(as_uuid(admitted[0][0].claim.id), outcomes, seen)
         return outcomes
 
@@ -118,7 +117,13 @@ class GroupCommit:
                 outcomes.append(decision)
         return outcomes, admitted, replace(head, seq=head.seq + len(admitted))
 
-    def _write(self, conn: Connection, head: events.Head, admitted: Sequence[tuple[PreparedEvent, int]]) -> _Seen:
+    def _write(
+        self,
+        conn: Connection,
+        head: events.Head,
+        head_after: events.Head,
+        admitted: Sequence[tuple[PreparedEvent, int]],
+    ) -> _Seen:
         no = self._project_no
         seen = self._recall(conn, head.seq)
         tenants = self._tenants(conn, seen, {event.tenant_id for event, _ in admitted})
@@ -150,13 +155,13 @@ class GroupCommit:
             )
             log.append(leaf_hash(event.content_hash))
         events.copy_events(conn, rows)
-        self._extend_logs(conn, tenants, leaves)
-        events.save_segments(conn, no, spans)
+        events.save_subtrees(conn, no, _extend_logs(tenants, leaves))
+        events.save_heads(conn, no, head_after, tenants, spans)
         actions = {event.action for event, _ in admitted} - seen.actions
         if actions:
             events.save_actions(conn, no, actions)
         return _Seen(
-            seq=head.seq + len(admitted),
+            seq=head_after.seq,
             tenants={**seen.tenants, **tenants} if len(seen.tenants) < MAX_KNOWN_TENANTS else tenants,
             actions=seen.actions | actions if len(seen.actions) < MAX_KNOWN_ACTIONS else actions,
             tenant_count=max(seen.tenant_count, *(tenant.no for tenant in tenants.values())),
@@ -177,16 +182,17 @@ class GroupCommit:
                 tenants[tenant_id] = events.Tenant(no, 0, b"")
         return tenants
 
-    def _extend_logs(self, conn: Connection, tenants: dict[str, events.Tenant], leaves: dict[str, list[bytes]]) -> None:
-        """Append the leaves to the tenants' logs; ``tenants`` holds the new heads afterwards."""
-        subtrees: list[tuple[int, int, bytes]] = []
-        for tenant_id, log in leaves.items():
-            tenant = tenants[tenant_id]
-            log_head, completed = append(TenantHead(tenant.size, tenant.edge), log)
-            tenants[tenant_id] = events.Tenant(tenant.no, log_head.size, log_head.edge)
-            subtrees += [(tenant.no, index, root) for index, root in completed]
-        events.save_tenants(conn, self._project_no, tenants)
-        events.save_subtrees(conn, self._project_no, subtrees)
+
+def _extend_logs(tenants: dict[str, events.Tenant], leaves: dict[str, list[bytes]]) -> list[tuple[int, int, bytes]]:
+    """Append the leaves to the tenants' logs. ``tenants`` holds the new heads afterwards; returned are the subtrees
+    that became complete: (tenant number, subtree, hash)."""
+    subtrees: list[tuple[int, int, bytes]] = []
+    for tenant_id, log in leaves.items():
+        tenant = tenants[tenant_id]
+        log_head, completed = append(TenantHead(tenant.size, tenant.edge), log)
+        tenants[tenant_id] = events.Tenant(tenant.no, log_head.size, log_head.edge)
+        subtrees += [(tenant.no, index, root) for index, root in completed]
+    return subtrees
 
 
 def _count_day(head: events.Head, received_at_ms: int, count: int) -> events.Head:

@@ -182,12 +182,12 @@ ORDER BY CASE WHEN %(newest_first)s THEN occurred_at END DESC, CASE WHEN %(newes
 LIMIT %(limit)s;
 
 -- What may hold the words: a body of ASCII only in its lower case (the "C" collation folds ASCII and leaves the rest);
--- any other body is for the caller to fold. `ascii` is false when a word is not ASCII, which no such body can hold.
+-- any other body is for the caller to fold.
 -- name: find_possible
 SELECT seq, occurred_at, id FROM (
     SELECT project_no, seq, occurred_at, id, tenant_no, actor_id, actor_type, action, category, target_id, target_type FROM events
     WHERE project_no = %(project_no)s AND seq > %(after_seq)s AND seq <= %(last_seq)s
-      AND ((%(ascii)s AND lower(body) LIKE ALL (%(patterns)s::text[])) OR octet_length(body) <> char_length(body))
+      AND (lower(body) LIKE ALL (%(patterns)s::text[]) OR octet_length(body) <> char_length(body))
     OFFSET 0
 ) AS candidates
 WHERE project_no = %(project_no)s

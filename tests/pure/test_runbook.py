@@ -1,0 +1,108 @@
+"""The runbook and the README stay true: what the service can be set to, count and complain of is written there."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+import typer
+
+from logstitch import cli
+from logstitch.http.api import create_ops_app
+from tests.support.client import Client
+from tests.support.world import WellBeing, actor_health
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+RUNBOOK = (CHECKOUT / "ops" / "runbook.md").read_text("utf-8")
+README = (CHECKOUT / "README.md").read_text("utf-8")
+ALARMING = {"warning", "error", "exception", "critical"}
+
+
+def names(text: str) -> set[str]:
+    """Everything in the document that stands in backquotes or code blocks, cut into words."""
+    return set(re.findall(r"[A-Za-z0-9_]+", text))
+
+
+def parameters(command: object) -> Iterator[click.Parameter]:
+    """The options of a command and of those below it; hidden commands are nobody's to call."""
+    if getattr(command, "hidden", False):
+        return
+    yield from getattr(command, "params", ())
+    for below in getattr(command, "commands", {}).values():
+        yield from parameters(below)
+
+
+def variables(command: object) -> set[str]:
+    """The environment variables of a command and of those below it."""
+    found: set[str] = set()
+    for parameter in parameters(command):
+        found |= {parameter.envvar} if isinstance(parameter.envvar, str) else set(parameter.envvar or ())
+    return found
+
+
+def complaints() -> Iterator[tuple[str, str]]:
+    """What the code may log at level warning or above: the file, and the event up to its first value."""
+    for file in sorted((CHECKOUT / "logstitch").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            match node:
+                case ast.Call(
+                    func=ast.Attribute(value=ast.Name(id="log" | "logger"), attr=level),
+                    args=[ast.Constant(value=str(event)), *_],
+                ) if level in ALARMING:
+                    yield file.name, re.split("[:%]", event)[0].strip()
+
+
+COMMAND = typer.main.get_command(cli.app)
+COMPLAINTS = sorted(set(complaints()))
+
+
+async def test_every_metric_is_in_the_runbook() -> None:
+    health = WellBeing()
+    health.all = [actor_health("keyring")]
+
+    page = (await Client(create_ops_app(health)).get("/metrics")).body.decode()
+
+    exported = {name for name in re.findall(r"^# TYPE (\S+)", page, re.MULTILINE) if not name.endswith("_created")}
+    assert {"logstitch_http_requests_total", "logstitch_actor_restarts_total"} <= exported
+    assert exported - names(RUNBOOK) == set()
+    # And none that is gone: what the runbook calls a metric, the service has.
+    mentioned = {word for word in re.findall(r"\blogstitch_[a-z_]+\b", RUNBOOK) if word != "logstitch_restored"}
+    assert {re.sub("_bucket$", "", word) for word in mentioned} - exported == set()
+
+
+def test_every_variable_of_the_command_line_is_in_the_readme() -> None:
+    found = variables(COMMAND)
+    assert {"LOGSTITCH_BIND", "LOGSTITCH_URL"} <= found
+    assert found - names(README) == set()
+
+
+@pytest.mark.parametrize("document", [README, RUNBOOK], ids=["README.md", "runbook.md"])
+def test_every_option_of_serve_is_there_with_its_variable_and_default(document: str) -> None:
+    serve = getattr(COMMAND, "commands")["serve"]  # noqa: B009  (mypy sees typer's type, which has them at run time)
+    for parameter in parameters(serve):
+        if parameter.envvar is None:
+            continue  # --help
+        row = f"| `{parameter.opts[0]}` | `{parameter.envvar}` | "
+        assert row in document
+        if parameter.default is not None:
+            assert f"{row}`{parameter.default}` |" in document
+
+
+@pytest.mark.parametrize(("file", "event"), COMPLAINTS, ids=[event for _, event in COMPLAINTS])
+def test_every_complaint_in_the_log_is_in_the_runbook(file: str, event: str) -> None:
+    assert f"| `{event}" in RUNBOOK, f"{file} may log {event!r}: tell the operator what to do about it"
+
+
+def test_documents_link_to_what_is_there() -> None:
+    for document, text in ((CHECKOUT / "README.md", README), (CHECKOUT / "ops" / "runbook.md", RUNBOOK)):
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+        titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+        anchors = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+        assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors, document.name
+    for path in re.findall(r"`((?:tests|ops)/[\w/.-]+\.\w+)`", README):
+        assert (CHECKOUT / path).exists(), f"README.md names {path}"
