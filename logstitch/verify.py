@@ -1,19 +1,27 @@
 """``logstitch verify``: recompute everything that the stored events prove, and compare.
 
-For each project: ``seq`` without a gap; every body canonical, its content hash its own under its salts; every tenant's
-log without a gap, its head and its subtree hashes those of its events. Events that arrive meanwhile are left out, by
+For each project: ``seq`` without a gap; every body canonical, its content hash its own under its salts; the columns
+that events are filtered by as the bodies say; every tenant's log without a gap, its head and its subtree hashes those of its events. Events that arrive meanwhile are left out, by
 ``seq``; the logs are read in the same snapshot as the project's head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import orjson
 
 from logstitch.evidence.commitments import verify_event
 from logstitch.evidence.merkle import TenantHead, append, leaf_hash
+from logstitch.ids import event_id_text
 from logstitch.store.database import Connection, Database
 from logstitch.store.verification import Logs, ProjectHead, StoredEvent, list_heads, read_events, read_logs
+from logstitch.times import parse_time
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 CHUNK = 1_000
 """Events read in one transaction."""
@@ -26,12 +34,14 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found in one project: how many events were checked, and what is wrong, in sentences."""
+    """What was found in one project: how many events were checked, how many problems there are, and the first of them
+    in sentences."""
 
     project: ProjectHead
     events: int
     tenants: int
     problems: tuple[str, ...]
+    problem_count: int
 
 
 async def verify(database: Database, progress: Progress) -> list[Finding]:
@@ -67,46 +77,90 @@ class _Check:
         self._head = head
         self._logs = logs
         self._tenants: dict[int, TenantHead] = {}
+        self._next: dict[int, int] = {}  # the leaf that each tenant's next event must be
+        self._torn: set[int] = set()  # tenants with a gap: nothing can be said of their hashes any more
         self._problems: list[str] = []
+        self._problem_count = 0
         self._count = 0
         self.seq = 0
 
-    def events(self, events: list[StoredEvent]) -> None:
+    def events(self, events: Sequence[StoredEvent]) -> None:
+        """The next events by ``seq``."""
         leaves: dict[int, list[bytes]] = {}
         for event in events:
             if event.seq != self.seq + 1:
                 self._problem(f"events {self.seq + 1} to {event.seq - 1} are missing")
             self.seq = event.seq
             self._count += 1
-            verdict = verify_event(event.body.encode(), event.salts)
-            if not verdict:
-                self._problem(f"event {event.seq}: {verdict.value}")
-            elif f'"content_hash":"{event.content_hash.hex()}"' not in event.body:
-                self._problem(f"event {event.seq}: the content hash beside the body is not the body's")
-            log = leaves.setdefault(event.tenant_no, [])
-            expected = self._tenants.get(event.tenant_no, TenantHead()).size + len(log)
-            if event.tenant_seq != expected:
-                self._problem(f"event {event.seq}: is leaf {event.tenant_seq} of its tenant, expected {expected}")
-            log.append(leaf_hash(event.content_hash))
+            self._check_event(event)
+            self._check_leaf(event)
+            leaves.setdefault(event.tenant_no, []).append(leaf_hash(event.content_hash))
         for tenant_no, log in leaves.items():
-            self._extend(tenant_no, log)
+            if tenant_no not in self._torn:
+                self._extend(tenant_no, log)
 
-    def _extend(self, tenant_no: int, log: list[bytes]) -> None:
+    def finish(self) -> Finding:
+        """What was found, now that every event was seen."""
+        if self.seq != self._head.seq:
+            self._problem(f"events {self.seq + 1} to {self._head.seq} are missing")
+        for tenant_no, (tenant_id, stored) in self._logs.heads.items():
+            made = self._tenants.get(tenant_no, TenantHead())
+            if tenant_no not in self._torn and (made.size, made.edge) != (stored.size, stored.edge):
+                self._problem(f"tenant {tenant_id!r}: the head of its log is not that of its events")
+        for tenant_no in self._next.keys() - self._logs.heads.keys():
+            self._problem(f"tenant number {tenant_no} has events and no log")
+        return Finding(self._head, self._count, len(self._next), tuple(self._problems), self._problem_count)
+
+    def _check_event(self, event: StoredEvent) -> None:
+        verdict = verify_event(event.body.encode(), event.salts)
+        if not verdict:
+            self._problem(f"event {event.seq}: {verdict.value}")
+            return
+        body = orjson.loads(event.body)
+        if body["content_hash"] != event.content_hash.hex():
+            self._problem(f"event {event.seq}: the content hash beside the body is not the body's")
+        tenant_id, _ = self._logs.heads.get(event.tenant_no, (None, None))
+        for column, stored, said in (
+            ("id", event_id_text(event.id.bytes), body["id"]),
+            ("tenant_no", tenant_id, body["tenant_id"]),
+            ("occurred_at", _milliseconds(event.occurred_at), parse_time(body["occurred_at"])),
+            ("received_at", _milliseconds(event.received_at), parse_time(body["received_at"])),
+            ("action", event.action, body["action"]),
+            ("category", event.category, body["category"]),
+            ("actor_id", event.actor_id, body["actor"]["id"]),
+            ("actor_type", event.actor_type, body["actor"]["type"]),
+            ("target_id", event.target_id, body.get("target", {}).get("id")),
+            ("target_type", event.target_type, body.get("target", {}).get("type")),
+        ):
+            if stored != said:
+                self._problem(f"event {event.seq}: the column {column} does not say what the body says")
+
+    def _check_leaf(self, event: StoredEvent) -> None:
+        tenant_no, leaf = event.tenant_no, event.tenant_seq
+        expected = self._next.get(tenant_no, 0)
+        if leaf != expected:
+            self._torn.add(tenant_no)
+            self._problem(
+                f"tenant number {tenant_no}: leaves {expected} to {leaf - 1} are missing before event {event.seq}"
+                if leaf > expected
+                else f"event {event.seq}: is leaf {leaf} of its tenant, which another event is already"
+            )
+        self._next[tenant_no] = max(leaf + 1, expected)
+
+    def _extend(self, tenant_no: int, log: Sequence[bytes]) -> None:
         self._tenants[tenant_no], completed = append(self._tenants.get(tenant_no, TenantHead()), log)
         for subtree, root in completed:
             if self._logs.subtrees.get((tenant_no, subtree)) != root:
-                self._problem(f"tenant {tenant_no}: the hash of leaves {256 * subtree}… is not that of its events")
-
-    def finish(self) -> Finding:
-        if self.seq != self._head.seq:
-            self._problem(f"the newest event is {self.seq}, the head says {self._head.seq}")
-        for tenant_no, (tenant_id, stored) in self._logs.heads.items():
-            if self._tenants.get(tenant_no) != TenantHead(stored.size, stored.edge):
-                self._problem(f"tenant {tenant_id!r}: the head of its log is not that of its events")
-        for tenant_no in self._tenants.keys() - self._logs.heads.keys():
-            self._problem(f"tenant {tenant_no} has events and no log")
-        return Finding(self._head, self._count, len(self._tenants), tuple(self._problems))
+                self._problem(
+                    f"tenant number {tenant_no}: the hash of leaves {256 * subtree} to {256 * subtree + 255} is not "
+                    "that of its events"
+                )
 
     def _problem(self, text: str) -> None:
+        self._problem_count += 1
         if len(self._problems) < MAX_PROBLEMS:
             self._problems.append(text)
+
+
+def _milliseconds(at: datetime) -> int:
+    return (at - _EPOCH) // timedelta(milliseconds=1)

@@ -173,7 +173,7 @@ class Box:
         # past its buffer, which would make room for one more until that task runs.
         if self.depth >= self.capacity:
             self.rejected += 1
-            raise MailboxFull(f"{self.name} has as much waiting as it may hold.")
+            raise MailboxFull("As much is waiting as may wait. Try again in a moment.")
         envelope = Envelope(message, trio.current_time(), self, asker)
         self.sender.send_nowait(envelope)
         self.pending[envelope] = None

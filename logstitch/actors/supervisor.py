@@ -13,11 +13,13 @@ it was itself cancelled, and nothing in here needs a shield: a cancelled supervi
 
 from __future__ import annotations
 
+import contextvars
 import math
 import traceback
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from random import SystemRandom
 from typing import Protocol, final
 
@@ -304,7 +306,10 @@ class Supervisor:
         )
         self._children[path] = child
         siblings[child] = None
-        self._nursery.start_soon(self._live, child, siblings, name=f"actor {path}")
+        # In a context of its own: the first request of a project starts its actor, and must not lend it its request id
+        # for every log line of the actor's life.
+        start = partial(self._nursery.start_soon, self._live, child, siblings, name=f"actor {path}")
+        contextvars.Context().run(start)
         return child.address
 
     async def stop(self, path: str, *, deadline_seconds: float) -> None:

@@ -128,8 +128,7 @@ def endpoints(services: Services) -> tuple[Endpoint, ...]:
             description="One event, or an array of 1 to 100. A batch is stored as a whole or not at all: one bad item "
             "refuses it, and the details name every bad item. The answer comes after the events are committed to disk. "
             "With an `idempotency_key`, the same event may be sent again safely: it is stored once, and both answers "
-            "carry its id. The same key with another event is a `conflict`. What your redaction rules match is removed "
-            "before anything is stored.",
+            "carry its id. The same key with another event is a `conflict`.",
             about=About.PROJECT,
             query=ProjectQuery,
             body=RequestBody(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from logstitch.store.database import Connection
@@ -23,7 +24,8 @@ class ProjectHead:
 
 @dataclass(frozen=True, slots=True)
 class StoredEvent:
-    """A row as evidence: its place in the project, its place in the tenant's log, its hash, salts and body."""
+    """A row as evidence: its place in the project, its place in the tenant's log, its hash, salts and body; and the
+    columns that it is filtered by, which must say what the body says."""
 
     seq: int
     id: UUID
@@ -32,6 +34,14 @@ class StoredEvent:
     content_hash: bytes
     salts: bytes
     body: str
+    occurred_at: datetime
+    received_at: datetime
+    action: str
+    category: str
+    actor_id: str
+    actor_type: str
+    target_id: str | None
+    target_type: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 
+import psycopg
 import pytest
 import trio
 from psycopg import errors as pg
 
 from logstitch.actors.ingest import Ingest
+from logstitch.actors.ingest.actor import QUEUE_SECONDS
 from logstitch.actors.messages import Accepted
-from logstitch.errors import Conflict, DailyEventLimitReached
+from logstitch.errors import Conflict, DailyEventLimitReached, Unavailable
 from logstitch.evidence.commitments import verify_event
 from logstitch.evidence.merkle import TenantHead, append, leaf_hash
 from logstitch.ids import UlidMint
+from logstitch.store.database import Connection
 from logstitch.verify import verify
 from tests.actors.lifecycle import LIFECYCLE, Check, Subject
 from tests.support.ingest import event, open_bench, submission
@@ -125,21 +128,41 @@ async def test_every_stored_event_proves_itself_and_its_tenants_log(database_url
         assert stored == subtrees
 
 
-async def test_verify_finds_an_altered_body(database_url: str) -> None:
+@pytest.mark.parametrize(
+    ("tampering", "found"),
+    [
+        (
+            "UPDATE events SET body = replace(body, 'user.login', 'user.logon') WHERE seq = 2",
+            "event 2: the content hash",
+        ),
+        ("UPDATE events SET content_hash = sha256('x') WHERE seq = 2", "event 2: the content hash beside the body"),
+        ("UPDATE events SET salts = sha256('x') WHERE seq = 2", "event 2: the salts do not fit"),
+        ("UPDATE events SET action = 'user.logon' WHERE seq = 2", "event 2: the column action"),
+        ("UPDATE events SET actor_id = 'u2' WHERE seq = 2", "event 2: the column actor_id"),
+        ("UPDATE events SET occurred_at = now() WHERE seq = 2", "event 2: the column occurred_at"),
+        ("UPDATE events SET id = gen_random_uuid() WHERE seq = 2", "event 2: the column id"),
+        ("DELETE FROM events WHERE seq = 2", "events 2 to 2 are missing"),
+        ("DELETE FROM events WHERE seq = 300", "events 300 to 300 are missing"),
+        ("UPDATE tenants SET size = 299, edge = substr(edge, 1, 160)", "the head of its log"),
+        ("UPDATE tenant_subtrees SET hash = sha256('x')", "the hash of leaves 0 to 255"),
+    ],
+)
+async def test_verify_finds_what_was_altered_behind_the_services_back(
+    database_url: str, tampering: str, found: str
+) -> None:
     async with open_bench(database_url) as bench:
-        await bench.submit(event(), event())
-        await bench.database.transact(
-            lambda conn: (
-                conn.execute(
-                    "ALTER TABLE events DISABLE TRIGGER events_immutable;"
-                    "UPDATE events SET body = replace(body, 'user.login', 'user.logon') WHERE seq = 2;"
-                    "ALTER TABLE events ENABLE TRIGGER events_immutable"
-                )
-                and None
-            )
-        )
+        for _ in range(3):
+            await bench.submit(*[event() for _ in range(100)])
+
+        def tamper(conn: Connection) -> None:
+            conn.execute("ALTER TABLE events DISABLE TRIGGER events_immutable")
+            conn.execute(tampering.encode())
+            conn.execute("ALTER TABLE events ENABLE TRIGGER events_immutable")
+
+        await bench.database.transact(tamper)
         (finding,) = await verify(bench.database, lambda _: None)
-        assert finding.problems == ("event 2: the content hash is not that of the body",)
+        assert found in finding.problems[0]
+        assert finding.problem_count <= 3, "one thing that was altered is not a flood of problems"
 
 
 @pytest.mark.parametrize("statement", ["UPDATE events SET body = ''", "DELETE FROM events", "TRUNCATE events"])
@@ -190,6 +213,57 @@ async def test_one_bad_request_in_a_group_fails_alone(database_url: str, error_l
                 nursery.start_soon(submit, tenant_id)
         assert sum(isinstance(outcome, Accepted) for outcome in outcomes) == 2
         assert sorted(body["tenant_id"] for body in await bench.bodies()) == ["a", "c"]
+
+
+async def test_under_overload_what_would_be_late_is_refused_and_the_rest_is_in_time(database_url: str) -> None:
+    async with open_bench(database_url) as bench:
+
+        def make_slow(conn: Connection) -> None:
+            conn.execute(
+                "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql"
+                " AS 'BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END'"
+            )
+            conn.execute("CREATE TRIGGER slow AFTER INSERT ON events FOR EACH STATEMENT EXECUTE FUNCTION slow()")
+
+        await bench.database.transact(make_slow)
+        waits: list[float] = []
+        refused = 0
+
+        async def submit() -> None:
+            nonlocal refused
+            began = trio.current_time()
+            try:
+                await bench.submit(*[event() for _ in range(100)])
+            except Unavailable:
+                refused += 1
+            else:
+                waits.append(trio.current_time() - began)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(200):  # twenty groups of 0.3 s
+                nursery.start_soon(submit)
+        assert refused > 50
+        assert len(waits) > 40
+        assert max(waits) < QUEUE_SECONDS + 2.5
+        assert len(await bench.bodies()) == 100 * len(waits)
+
+
+async def test_what_waited_through_an_outage_is_not_refused_for_its_age(database_url: str) -> None:
+    async with open_bench(database_url) as bench:
+        await bench.submit(event())
+        with psycopg.connect(database_url) as blocker:
+            blocker.execute("SELECT FROM project_heads FOR UPDATE")
+            accepted: list[Accepted] = []
+
+            async def submit() -> None:
+                accepted.append(await bench.submit(*[event() for _ in range(100)]))
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(40):  # more than is prepared ahead: some wait in the mailbox all the time
+                    nursery.start_soon(submit)
+                await trio.sleep(QUEUE_SECONDS + 0.5)
+                blocker.rollback()
+        assert len(accepted) == 40
 
 
 @pytest.mark.parametrize("check", LIFECYCLE)

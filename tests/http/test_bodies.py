@@ -319,7 +319,7 @@ async def test_a_handler_that_waits_for_something_else_is_ended_too(
 @pytest.mark.parametrize(
     "error",
     [
-        MailboxFull("ingest/1 has as much waiting as it may hold."),
+        MailboxFull("As much is waiting as may wait."),
         ActorDown("ingest/1 failed."),
         Draining("Shutting down.", retry_after=2),
         DatabaseUnavailable("The database is away.", retry_after=3),

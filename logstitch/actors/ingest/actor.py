@@ -6,6 +6,7 @@ of its own is tried again one request at a time, so that one bad request never t
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,7 +19,7 @@ from logstitch.actors.ingest.commit import GroupCommit, Outcome, PreparedBatch
 from logstitch.actors.ingest.preparation import prepare
 from logstitch.actors.mailbox import Envelope, KeyedAsks, Mailbox
 from logstitch.actors.messages import Accepted, RedactEvents, SubmitEvents
-from logstitch.errors import DatabaseUnavailable, LogStitchError
+from logstitch.errors import DatabaseUnavailable, LogStitchError, Unavailable
 from logstitch.ids import UlidMint
 from logstitch.store import projects
 from logstitch.store.database import Connection, Database
@@ -36,6 +37,11 @@ HOLD_SECONDS = 8.0
 """How long a group is held through an outage of the database before its requests are answered 503."""
 COMMIT_SECONDS = 5.0
 """How long one attempt of a transaction may take."""
+QUEUE_SECONDS = 1.5
+"""How long a request may wait for its turn while the database works: what would be answered too late is refused at once
+and costs nothing more, so that under overload the others are answered in time."""
+OUTAGE_SECONDS = 1.0
+"""A commit that took longer was held through an outage; what queued up behind it is not refused for its age."""
 REDACT_SECONDS = 5.0
 """How long redaction of what was taken may take."""
 
@@ -63,6 +69,7 @@ class Ingest:
         self._room = trio.lowlevel.ParkingLot()  # where the preparer waits for the committer
         self._work = trio.lowlevel.ParkingLot()  # and the committer for the preparer
         self._finished = False
+        self._outage_ended = -math.inf
 
     async def run(self, mailbox: Mailbox) -> None:
         """Take, prepare and store until the mailbox is closed and empty."""
@@ -71,9 +78,20 @@ class Ingest:
             with suppress(trio.EndOfChannel):
                 while True:
                     envelopes = await mailbox.take(TAKE)
-                    await self._prepare_requests([envelope for envelope in envelopes if not envelope.abandoned])
+                    await self._prepare_requests(self._in_time(envelopes))
             self._finished = True
             self._work.unpark_all()
+
+    def _in_time(self, envelopes: Sequence[Envelope[SubmitEvents]]) -> list[Envelope[SubmitEvents]]:
+        """Those that somebody still waits for, and that did not wait too long already; the others are refused."""
+        overdue = trio.current_time() - QUEUE_SECONDS
+        fresh: list[Envelope[SubmitEvents]] = []
+        for envelope in envelopes:
+            if self._outage_ended < envelope.posted_at < overdue:
+                envelope.refuse(Unavailable("More is sent than can be stored. Try again in a moment."))
+            elif not envelope.abandoned:
+                fresh.append(envelope)
+        return fresh
 
     # -- preparing ---------------------------------------------------------------------------------------------------
 
@@ -150,6 +168,7 @@ class Ingest:
         def store(conn: Connection) -> list[Outcome]:
             return self._group_commit.run(conn, batches)
 
+        began = trio.current_time()
         try:
             outcomes = await self._database.transact(store, timeout=COMMIT_SECONDS, hold=HOLD_SECONDS)
         except DatabaseUnavailable as error:
@@ -167,6 +186,9 @@ class Ingest:
             log.error("ingest.request_failed", project_no=self._project_no, error=type(error).__name__)
             group[0].envelope.refuse(error)
             return
+        finally:
+            if trio.current_time() - began > OUTAGE_SECONDS:
+                self._outage_ended = trio.current_time()
         # From here to the last answer there is no checkpoint: what is committed is answered.
         self._group_commit.settle(committed=True)
         for work, outcome in zip(group, outcomes, strict=True):

@@ -4,7 +4,9 @@
 SELECT p.project_no, p.project_id, h.seq FROM projects p JOIN project_heads h USING (project_no) ORDER BY p.project_no;
 
 -- name: read_events
-SELECT seq, id, tenant_no, tenant_seq, content_hash, salts, body FROM events
+SELECT seq, id, tenant_no, tenant_seq, content_hash, salts, body,
+       occurred_at, received_at, action, category, actor_id, actor_type, target_id, target_type
+FROM events
 WHERE project_no = %(project_no)s AND seq > %(after)s AND seq <= %(through)s ORDER BY seq LIMIT %(limit)s;
 
 -- name: read_tenants
