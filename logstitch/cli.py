@@ -497,7 +497,7 @@ def verify(data: Data = None, database_url: DatabaseUrl = None, as_json: Json = 
             data, database_url, lambda database: verify_all(database, lambda n: bar.advance(task, n))
         )
     rows = [
-        {"project_id": f.project.id, "events": f.events, "tenants": f.tenants, "problems": len(f.problems)}
+        {"project_id": f.project.id, "events": f.events, "tenants": f.tenants, "problems": f.problem_count}
         for f in findings
     ]
     _show_rows(rows, as_json)

@@ -1,8 +1,9 @@
 """``logstitch verify``: recompute everything that the stored events prove, and compare.
 
 For each project: ``seq`` without a gap; every body canonical, its content hash its own under its salts; the columns
-that events are filtered by as the bodies say; every tenant's log without a gap, its head and its subtree hashes those of its events. Events that arrive meanwhile are left out, by
-``seq``; the logs are read in the same snapshot as the project's head.
+that events are filtered by as the bodies say; every tenant's log without a gap, its head and its subtree hashes those
+of its events. Events that arrive meanwhile are left out, by ``seq``; the logs are read in the same snapshot as the
+project's head.
 """
 
 from __future__ import annotations
