@@ -11,10 +11,9 @@ The stored body is the canonical JSON text of the event as it is answered.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
-from typing import Final
+from typing import Final, NamedTuple
 
 import orjson
 
@@ -31,8 +30,7 @@ _dumps = orjson.dumps
 _SORTED = orjson.OPT_SORT_KEYS
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedEvent:
+class EncodedEvent(NamedTuple):  # a tuple, because it is made for every event and costs a third of a frozen dataclass
     """An event as it is stored."""
 
     id: bytes

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hmac import compare_digest
+from typing import NamedTuple
 
 from logstitch.errors import Conflict, Detail
 
 CONFLICT = "This idempotency key was used before with another event."
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):  # a tuple, because it is made for every event and costs a third of a frozen dataclass
     """What an event claims for itself: its new id (16 bytes) and, if it carries an idempotency key, the key's hash
     (16 bytes) and the digest of the event as it was sent."""
 

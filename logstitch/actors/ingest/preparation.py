@@ -10,8 +10,7 @@ import hashlib
 import hmac
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from logstitch.actors.ingest.admission import Claim
 from logstitch.actors.messages import RedactedField
@@ -23,8 +22,7 @@ from logstitch.search.terms import facets
 from logstitch.store.events import row_tail
 
 
-@dataclass(frozen=True, slots=True)
-class PreparedEvent:
+class PreparedEvent(NamedTuple):  # a tuple, because it is made for every event and costs a third of a frozen dataclass
     """An event that is ready to be stored; ``tail`` are the columns that no transaction decides."""
 
     claim: Claim
