@@ -1,9 +1,9 @@
-"""Indexer: one actor a process that writes the word index of closed segments, off the path of every commit.
+"""Indexer: one actor a process that writes the word index of segments, off the path of every commit.
 
 Taking the words out of a segment's events is half a second of pure Python. In a thread it would hold the interpreter's
 lock: the event loop's round trips fell to a third when that was measured. So a child process does it, with a low
 priority, between two copies that are streamed through one transaction: bodies out, blocks in. The claim on the segment
-is a row lock in that transaction, so no two processes build the same one, and one that dies leaves no trace.
+is a lock of that transaction, so no two processes build the same one, and one that dies leaves no trace.
 
 Polling is the truth; any message wakes it up earlier.
 """
@@ -26,7 +26,7 @@ import logstitch
 from logstitch.actors.mailbox import Mailbox
 from logstitch.errors import DatabaseUnavailable
 from logstitch.search.blocks import Block, read_blocks, write_bodies
-from logstitch.search.segments import SEGMENT_BITS
+from logstitch.search.segments import Layout
 from logstitch.store import words
 from logstitch.store.database import Connection, Database
 
@@ -48,14 +48,18 @@ serve(sys.stdin.buffer, sys.stdout.buffer)
 
 
 class Indexer:
-    """Builds the word blocks of closed segments."""
+    """Builds the word blocks of closed segments, and of the full parts of open ones."""
 
     def __init__(
-        self, database: Database, *, poll_seconds: float = POLL_SECONDS, segment_bits: int = SEGMENT_BITS
+        self,
+        database: Database,
+        *,
+        poll_seconds: float = POLL_SECONDS,
+        layout: Layout = Layout(),  # noqa: B008  # frozen
     ) -> None:
         self._database = database
         self._poll_seconds = poll_seconds
-        self._bits = segment_bits
+        self._layout = layout
         self._wake = trio.Event()
 
     async def run(self, mailbox: Mailbox) -> None:
@@ -76,13 +80,13 @@ class Indexer:
                 await self._wake.wait()
 
     async def _index_all(self) -> None:
-        """Index segments until none is left. The child lives as long: an idle service has none."""
+        """Index until nothing is left. The child lives as long: an idle service has none."""
         with Builder() as builder:
             while await self._index_one(builder):
                 pass
 
     async def _index_one(self, builder: Builder) -> bool:
-        """Index one segment; False when there was none."""
+        """Index one segment or part; False when there was none."""
         ended = False
 
         async def kill_when_cancelled() -> None:
@@ -96,7 +100,7 @@ class Indexer:
             nursery.start_soon(kill_when_cancelled)
             try:
                 return await self._database.transact(
-                    lambda conn: index_segment(conn, builder, self._bits), timeout=SEGMENT_SECONDS
+                    lambda conn: index_next(conn, builder, self._layout), timeout=SEGMENT_SECONDS
                 )
             except BuilderDied:
                 await trio.lowlevel.checkpoint_if_cancelled()  # then it was killed just above, and that is no failure
@@ -106,17 +110,25 @@ class Indexer:
                 nursery.cancel_scope.cancel()
 
 
-def index_segment(conn: Connection, builder: Builder, bits: int = SEGMENT_BITS) -> bool:
-    """Index one segment within the transaction that ``conn`` is in; False when there was none."""
-    segment = words.claim_segment(conn, bits)
-    if segment is None:
+def index_next(conn: Connection, builder: Builder, layout: Layout = Layout()) -> bool:  # noqa: B008  # frozen
+    """Index one closed segment or, when all have their words, one part of an open one; False when there was none.
+
+    Within the transaction that ``conn`` is in. Closed segments go first: where events come faster than they can be
+    indexed, parts, which are indexed again with their segment, are the work to leave out.
+    """
+    claim = words.claim_segment(conn, layout.bits) or words.claim_part(conn, layout.bits, layout.part_bits)
+    if claim is None:
         return False
-    built = builder.build(words.read_bodies(conn, segment))
+    parts = layout.parts(claim.segment)
+    unit = layout.unit(claim.segment) if claim.part is None else parts[claim.part]
+    built = builder.build(words.read_bodies(conn, claim.project_no, unit.seqs))
     try:
-        words.write_blocks(conn, segment, ((block.first_word, block.payload) for block in built))
+        words.write_blocks(conn, claim.project_no, unit.key, ((block.first_word, block.payload) for block in built))
     except BaseException:
         builder.close()  # the rest of its answer is still to come, and must not be taken for the next one
         raise
+    if claim.part is None:
+        words.mark_words_ready(conn, claim.project_no, claim.segment, [part.key for part in parts])
     return True
 
 

@@ -16,7 +16,7 @@ from logstitch.actors.mailbox import Envelope, Mailbox
 from logstitch.actors.messages import EventFilter, EventPage, GetEvent, ListEvents, Order, Position
 from logstitch.errors import AskTimeout, NotFound
 from logstitch.search.pages import BUDGET_SECONDS, FoundPage, Hit, Query, Walk, find_page
-from logstitch.search.segments import SEGMENT_BITS, Place, Span, Window, is_glob, like_pattern
+from logstitch.search.segments import Layout, Place, Span, Window, is_glob, like_pattern
 from logstitch.search.terms import Facet, facet
 from logstitch.store import reading, words
 from logstitch.store.database import Connection, Database
@@ -86,7 +86,11 @@ class Reader:
 
 
 def list_events(
-    conn: Connection, request: ListEvents, *, budget: float = BUDGET_SECONDS, segment_bits: int = SEGMENT_BITS
+    conn: Connection,
+    request: ListEvents,
+    *,
+    budget: float = BUDGET_SECONDS,
+    layout: Layout = Layout(),  # noqa: B008  # frozen
 ) -> EventPage:
     """One page, within the transaction that ``conn`` is in."""
     resolved = _resolve(conn, request.project_no, request.filter)
@@ -110,8 +114,8 @@ def list_events(
         words=wanted.words,
         checked=columns != Columns(tenant_no=columns.tenant_no),
     )
-    source = _Snapshot(conn, request.project_no, columns, segment_bits)
-    return _page(find_page(source, query, time.monotonic, budget=budget, segment_bits=segment_bits))
+    source = _Snapshot(conn, request.project_no, columns)
+    return _page(find_page(source, query, time.monotonic, budget=budget, layout=layout))
 
 
 def _page(found: FoundPage) -> EventPage:
@@ -167,11 +171,10 @@ def _one(value: str | None) -> tuple[str, ...]:
 class _Snapshot:
     """What ``search.pages`` reads from: the store's look-ups in one transaction, for one project and filter."""
 
-    def __init__(self, conn: Connection, project_no: int, columns: Columns, segment_bits: int) -> None:
+    def __init__(self, conn: Connection, project_no: int, columns: Columns) -> None:
         self._conn = conn
         self._project_no = project_no
         self._columns = columns
-        self._bits = segment_bits
 
     def walk(self, window: Window, events: int, limit: int) -> Walk:
         rows, last = reading.walk(self._conn, self._project_no, self._columns, _range(window), events, limit)
@@ -189,14 +192,16 @@ class _Snapshot:
     def among(self, seqs: Sequence[int], window: Window, limit: int) -> list[Hit]:
         return _hits(reading.find_among(self._conn, self._project_no, self._columns, _range(window), seqs, limit))
 
-    def scan(self, segment: int, wanted: Sequence[bytes], window: Window, limit: int) -> list[Hit]:
-        seqs = range((segment << self._bits) + 1, (segment + 1 << self._bits) + 1)
+    def scan(self, seqs: range, wanted: Sequence[bytes], window: Window, limit: int) -> list[Hit]:
         return _hits(
             reading.find_possible(self._conn, self._project_no, self._columns, _range(window), seqs, wanted, limit)
         )
 
-    def word_blocks(self, segments: Sequence[int], prefix: bytes) -> Iterator[tuple[int, bytes]]:
-        return iter(words.find_blocks(self._conn, self._project_no, segments, prefix))
+    def indexed(self, keys: Sequence[int]) -> set[int]:
+        return words.find_indexed(self._conn, self._project_no, keys)
+
+    def word_blocks(self, keys: Sequence[int], prefix: bytes) -> Iterator[tuple[int, bytes]]:
+        return iter(words.find_blocks(self._conn, self._project_no, keys, prefix))
 
     def bodies(self, seqs: Sequence[int]) -> Mapping[int, str]:
         return reading.find_bodies(self._conn, self._project_no, seqs)

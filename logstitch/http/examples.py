@@ -21,7 +21,7 @@ EVENT_IN: Final[dict[str, Any]] = {
     "tenant_id": "acme",
     "target": {"id": "usr_77", "type": "user", "name": "Grace Hopper"},
     "context": {"ip_address": "203.0.113.42"},
-    "metadata": {"reason": "promotion", "card": "4111 1111 1111 1111"},
+    "metadata": {"reason": "promotion", "ticket": 4711},
     "changes": [{"field": "role", "before": "member", "after": "admin"}],
     "idempotency_key": "7f3c2a90-1c1e-4b7e-9d51-2b8f7d0c9a11",
     "occurred_at": TIME,
@@ -35,10 +35,9 @@ SMALL_EVENT_IN: Final[dict[str, Any]] = {
 EVENT: Final[dict[str, Any]] = {
     "id": "evt_01KARHK7T0C8Q2M4V6X9Z1B3D7",
     **EVENT_IN,
-    "metadata": {"reason": "promotion", "card": "[REDACTED]"},
+    "metadata": {"reason": "promotion", "ticket": 4711},
     "received_at": TIME,
     "content_hash": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
-    "redactions": [{"field": "metadata.card", "rules": ["builtin_credit_card"]}],
 }
 KEY: Final[dict[str, Any]] = {
     "id": KEY_ID,

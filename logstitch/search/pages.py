@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Final, NamedTuple, Protocol
 from unicodedata import is_normalized
 
 from logstitch.search import blocks, terms
-from logstitch.search.segments import SEGMENT_BITS, Place, Span, Steps, Window, best_first, tsquery
+from logstitch.search.segments import Layout, Place, Span, Steps, Unit, Window, best_first, tsquery
 
 WALK_EVENTS: Final = 1000
 """Events to walk along before anything else, about a millisecond. It is also what every answer advances by at least,
@@ -29,7 +30,7 @@ LONGEST_WALK_FOR_WORDS: Final = 3000
 LOOK_UP_COST: Final = 3
 """What an event costs that the inverted index names, in events walked along."""
 MOST_SEGMENTS: Final = 256
-MOST_SEGMENTS_FOR_WORDS: Final = 64
+MOST_SEGMENTS_FOR_WORDS: Final = 128
 """Segments asked about in one query: bounds what it can take, and what the word blocks of one answer weigh."""
 MOST_LEXEMES: Final = 2048
 """Lexemes in one query of the inverted index."""
@@ -38,8 +39,8 @@ FEW_CANDIDATES: Final = 256
 SCAN_EVENTS: Final = 4096
 """Events taken at once from a segment without word blocks: taking more means to scan it again."""
 VERIFY_EVENTS: Final = 64
-"""Bodies read at once to look for words: about a page, because most of them pass. Where they do not, twice as many each
-time, up to eight times as many: the largest bodies have megabytes."""
+"""Bodies read at once to look for words: about a page, because most of them pass. Where they do not, eight times as
+many from then on, and no more: the largest bodies have megabytes."""
 BUDGET_SECONDS: Final = 1.5
 """For one page. Far beyond what any single filter takes; a search that needs more is answered in parts."""
 
@@ -85,12 +86,16 @@ class Source(Protocol):
         """Hits among these events."""
         ...
 
-    def scan(self, segment: int, words: Sequence[bytes], window: Window, limit: int) -> list[Hit]:
-        """Hits among the segment's events that may hold the words: none that does is left out."""
+    def scan(self, seqs: range, words: Sequence[bytes], window: Window, limit: int) -> list[Hit]:
+        """Hits among these events that may hold the words: none that does is left out."""
         ...
 
-    def word_blocks(self, segments: Sequence[int], prefix: bytes) -> Iterator[tuple[int, bytes]]:
-        """Segment and payload of the blocks that may hold words with the prefix."""
+    def indexed(self, keys: Sequence[int]) -> set[int]:
+        """Those of the units, by key, that have word blocks."""
+        ...
+
+    def word_blocks(self, keys: Sequence[int], prefix: bytes) -> Iterator[tuple[int, bytes]]:
+        """Key and payload of the blocks, of these units, that may hold words with the prefix."""
         ...
 
     def bodies(self, seqs: Sequence[int]) -> Mapping[int, str]:
@@ -128,10 +133,10 @@ def find_page(
     clock: Callable[[], float],
     *,
     budget: float = BUDGET_SECONDS,
-    segment_bits: int = SEGMENT_BITS,
+    layout: Layout = Layout(),  # noqa: B008  # frozen
 ) -> FoundPage:
     """The first page of what ``query`` wants. ``clock``: seconds, monotonic."""
-    search = _Search(source, query, clock, clock() + budget, segment_bits)
+    search = _Search(source, query, clock, clock() + budget, layout)
     return search.page()
 
 
@@ -141,7 +146,7 @@ class _Search:
     query: Query
     clock: Callable[[], float]
     deadline: float
-    bits: int
+    layout: Layout
     wanted: int = field(init=False)
     known: dict[int, str] = field(init=False, default_factory=dict)
     """Bodies that were read to look for words."""
@@ -203,7 +208,7 @@ class _Search:
             return 0
         crowd = sum(1 for span in spans if span.begins(window) == window)
         needed = walked * (self.wanted - hits) * 5 // (4 * hits)
-        return needed if needed < LOOK_UP_COST * crowd * (hits << self.bits) // walked else 0
+        return needed if needed < LOOK_UP_COST * crowd * (hits << self.layout.bits) // walked else 0
 
     # -- segment by segment ----------------------------------------------------------------------------------------
 
@@ -235,32 +240,42 @@ class _Search:
     def _look(self, spans: Sequence[Span], window: Window, wanted: int) -> list[Hit]:
         if not self.query.words:
             return self.source.having(self._tsquery([span.segment for span in spans]), window, wanted)
+        units = [self.layout.unit(span.segment) for span in spans if span.words_ready]
         hits: list[Hit] = []
         for span in spans:
             if not span.words_ready:
-                hits += self._scan(span.segment, window, wanted)
-        indexed = [span.segment for span in spans if span.words_ready]
-        return hits + self._look_up_words(indexed, window, wanted)
+                parts = self._parts(span.segment)
+                units += parts
+                seqs = self.layout.seqs(span.segment)
+                hits += self._scan(range(parts[-1].seqs.stop if parts else seqs.start, seqs.stop), window, wanted)
+        return hits + self._look_up_words(units, window, wanted)
 
-    def _scan(self, segment: int, window: Window, wanted: int) -> list[Hit]:
+    def _parts(self, segment: int) -> list[Unit]:
+        """The parts of an open segment that are indexed, from its first on; what lies behind a gap is scanned."""
+        parts = self.layout.parts(segment)
+        indexed = self.source.indexed([part.key for part in parts])
+        return list(takewhile(lambda part: part.key in indexed, parts))
+
+    def _scan(self, seqs: range, window: Window, wanted: int) -> list[Hit]:
         return self._collect(
-            lambda rest: self.source.scan(segment, self.query.words, rest, SCAN_EVENTS), SCAN_EVENTS, window, wanted
+            lambda rest: self.source.scan(seqs, self.query.words, rest, SCAN_EVENTS), SCAN_EVENTS, window, wanted
         )
 
-    def _look_up_words(self, segments: list[int], window: Window, wanted: int) -> list[Hit]:
+    def _look_up_words(self, units: list[Unit], window: Window, wanted: int) -> list[Hit]:
         found: dict[int, set[int]] = {}
         # The longest word is most likely the rarest: what it leaves out, the others need not be looked up for.
         for number, word in enumerate(sorted(self.query.words, key=len, reverse=True)):
             postings: dict[int, set[int]] = {}
-            for segment, payload in self.source.word_blocks(segments, word):
+            for key, payload in self.source.word_blocks([unit.key for unit in units], word):
                 if positions := blocks.lookup(payload, word):
-                    postings[segment] = postings[segment] | positions if segment in postings else positions
-            found = postings if number == 0 else {s: both for s in postings if (both := postings[s] & found[s])}
-            segments = list(found)
-            if not segments:
+                    postings[key] = postings[key] | positions if key in postings else positions
+            found = postings if number == 0 else {key: both for key in postings if (both := postings[key] & found[key])}
+            units = [unit for unit in units if unit.key in found]
+            if not units:
                 return []
-        seqs = [(segment << self.bits) + position + 1 for segment in found for position in found[segment]]
-        if self.query.facets and len(seqs) > FEW_CANDIDATES * len(found):
+        seqs = [unit.seqs.start + position for unit in units for position in found[unit.key]]
+        if self.query.facets and len(seqs) > FEW_CANDIDATES * len(units):
+            segments = sorted({unit.segment for unit in units})
             seqs = list(set(self.source.seqs_having(self._tsquery(segments))).intersection(seqs))
         if not seqs:
             return []
@@ -292,7 +307,7 @@ class _Search:
         start, size = 0, VERIFY_EVENTS
         while start < len(hits):
             some = hits[start : start + size]
-            start, size = start + size, min(size * 2, VERIFY_EVENTS * 8)
+            start, size = start + size, VERIFY_EVENTS * 8
             bodies = self.source.bodies([hit.seq for hit in some])
             for hit in some:
                 if len(passed) >= wanted:

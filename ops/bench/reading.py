@@ -43,11 +43,11 @@ import psycopg
 import trio
 
 from logstitch import ids
-from logstitch.actors.indexer import Builder, index_segment
+from logstitch.actors.indexer import Builder, index_next
 from logstitch.actors.messages import EventFilter, EventPage, ListEvents, Order, Position
 from logstitch.actors.reader import list_events
 from logstitch.search import terms
-from logstitch.search.segments import SEGMENT_BITS, lexeme_prefix, segment_of
+from logstitch.search.segments import lexeme_prefix, segment_of
 from logstitch.store import events
 from logstitch.store.database import Database, open_database
 from logstitch.store.embedded import open_embedded_postgres
@@ -271,7 +271,7 @@ def fill(url: str, count: int, say: Callable[[str], None]) -> None:
     def index(_: int) -> int:
         done = 0
         with psycopg.connect(url) as conn, Builder() as builder:
-            while index_segment(conn, builder):
+            while index_next(conn, builder):
                 conn.commit()
                 done += 1
         return done
@@ -280,8 +280,8 @@ def fill(url: str, count: int, say: Callable[[str], None]) -> None:
     with ThreadPoolExecutor(2) as builders:
         done = sum(builders.map(index, range(2)))
     took = time.monotonic() - indexing
-    each = 2e6 * took / max(1, done) / 2**SEGMENT_BITS
-    say(f"{done} segments of words in {took:.0f} s with 2 processes, {each:.1f} µs an event each")
+    each = 2e6 * took / count
+    say(f"{done} segments and parts in {took:.0f} s with 2 processes, {each:.1f} µs an event each")
     with psycopg.connect(url, autocommit=True) as conn:
         conn.execute("SET statement_timeout = 0")
         conn.execute("ANALYZE")

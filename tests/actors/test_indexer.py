@@ -14,10 +14,11 @@ import pytest
 import trio
 
 from logstitch.actors import indexer
-from logstitch.actors.indexer import Builder, BuilderDied, Indexer, index_segment
+from logstitch.actors.indexer import Builder, BuilderDied, Indexer, index_next
 from logstitch.actors.mailbox import Address
 from logstitch.actors.supervisor import Crash, open_supervisor
 from logstitch.search import blocks
+from logstitch.search.segments import Layout
 from logstitch.search.terms import words
 from logstitch.store.database import Database, open_database
 from tests.support.stored import AT, Stored, an_event, store
@@ -71,7 +72,7 @@ async def open_indexers(
             [
                 supervisor.start(
                     f"indexer{n}",
-                    lambda: Indexer(database, poll_seconds=poll_seconds, segment_bits=BITS),
+                    lambda: Indexer(database, poll_seconds=poll_seconds, layout=Layout(BITS, 1)),
                     capacity=4,
                 )
                 for n in range(count)
@@ -88,6 +89,30 @@ async def test_closed_segments_get_their_words_and_the_open_one_does_not(databas
         assert await holding(database, 1, b"shared") == set(range(8))
         await fill(database, 4)
         await until(database, [(1, 0), (1, 1), (1, 2)])
+
+
+async def test_full_parts_of_the_open_segment_get_words_until_it_is_closed(database_url: str) -> None:
+    """Parts are of 2 events here, so 5 of a segment's 8 events are two full parts."""
+    async with open_indexers(database_url) as (database, _):
+        stored = await fill(database, 5)
+        await until_keys(database, [-2, -1])
+        for number, key in ((0, -1), (2, -2)):
+            assert await holding(database, key, f"word{number}".encode()) == {0}
+            assert await holding(database, key, b"shared") == {0, 1}
+        assert len(stored) == 5
+        await fill(database, 4)
+        await until_keys(database, [0])
+        await fill(database, 1)
+        await until_keys(database, [-5, 0])
+
+
+async def until_keys(database: Database, expected: list[int]) -> None:
+    def look(conn: psycopg.Connection[Any]) -> list[int]:
+        return [key for (key,) in conn.execute("SELECT DISTINCT segment FROM word_blocks ORDER BY segment")]
+
+    with trio.fail_after(30):
+        while await database.transact(look) != expected:  # noqa: ASYNC110  # the database has no events to wait for
+            await trio.sleep(0.02)
 
 
 async def test_a_message_wakes_it(database_url: str) -> None:
@@ -148,8 +173,8 @@ async def test_it_stops_at_once_even_while_the_child_works(database_url: str, mo
         crashes: list[Crash] = []
         with trio.fail_after(15):
             async with open_supervisor(on_crash=crashes.append) as supervisor:
-                supervisor.start("indexer", lambda: Indexer(database, segment_bits=BITS), capacity=4)
-                while not await is_claimed(database):  # noqa: ASYNC110  # nor has a row lock
+                supervisor.start("indexer", lambda: Indexer(database, layout=Layout(BITS, 1)), capacity=4)
+                while not await is_claimed(database):  # noqa: ASYNC110  # nor has a lock
                     await trio.sleep(0.01)
                 await supervisor.stop("indexer", deadline_seconds=10)
         assert crashes == []
@@ -158,7 +183,7 @@ async def test_it_stops_at_once_even_while_the_child_works(database_url: str, mo
 
 async def is_claimed(database: Database) -> bool:
     def look(conn: psycopg.Connection[Any]) -> bool:
-        return conn.execute("SELECT FROM segments FOR UPDATE SKIP LOCKED").fetchone() is None
+        return conn.execute("SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted").fetchone() is not None
 
     return await database.transact(look)
 
@@ -222,5 +247,5 @@ async def test_nothing_is_indexed_twice_in_one_transaction(database_url: str) ->
     async with open_database(database_url) as database:
         await fill(database, 16)
         with Builder() as builder:
-            done = [await database.transact(lambda conn: index_segment(conn, builder, BITS)) for _ in range(3)]
+            done = [await database.transact(lambda conn: index_next(conn, builder, Layout(BITS, 1))) for _ in range(3)]
         assert done == [True, True, False]

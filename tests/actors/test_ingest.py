@@ -248,6 +248,22 @@ async def test_under_overload_what_would_be_late_is_refused_and_the_rest_is_in_t
         assert len(await bench.bodies()) == 100 * len(waits)
 
 
+async def test_what_nobody_waits_for_any_more_is_put_away(database_url: str) -> None:
+    async with open_bench(database_url) as bench:
+        await bench.submit(event())
+        with psycopg.connect(database_url) as blocker:
+            blocker.execute("SELECT FROM project_heads FOR UPDATE")
+            async with trio.open_nursery() as nursery:
+                for _ in range(40):
+                    nursery.start_soon(bench.submit, *[event() for _ in range(100)])
+                await trio.sleep(0.5)
+                nursery.cancel_scope.cancel()
+            blocker.rollback()
+        await bench.submit(event())
+        (health,) = [health for health in bench.supervisor.health() if health.path.startswith("ingest/")]
+        assert (health.depth, health.in_flight) == (0, 0)
+
+
 async def test_what_waited_through_an_outage_is_not_refused_for_its_age(database_url: str) -> None:
     async with open_bench(database_url) as bench:
         await bench.submit(event())

@@ -13,6 +13,7 @@ import typer
 
 from logstitch import cli
 from logstitch.http.api import create_ops_app
+from logstitch.store.database import DatabaseStatistics
 from tests.support.client import Client
 from tests.support.world import WellBeing, actor_health
 
@@ -63,11 +64,14 @@ COMPLAINTS = sorted(set(complaints()))
 async def test_every_metric_is_in_the_runbook() -> None:
     health = WellBeing()
     health.all = [actor_health("keyring")]
+    health.numbers = dict.fromkeys([*DatabaseStatistics.__dataclass_fields__, "started_at"], 1.0)
 
     page = (await Client(create_ops_app(health)).get("/metrics")).body.decode()
 
     exported = {name for name in re.findall(r"^# TYPE (\S+)", page, re.MULTILINE) if not name.endswith("_created")}
-    assert {"logstitch_http_requests_total", "logstitch_actor_restarts_total"} <= exported
+    assert {"logstitch_http_requests_total", "logstitch_actor_restarts", "process_open_fds"} <= exported
+    # Whatever the database counts is exported under some name.
+    assert len([name for name in exported if name.startswith("logstitch_database_")]) == len(health.numbers)
     assert exported - names(RUNBOOK) == set()
     # And none that is gone: what the runbook calls a metric, the service has.
     mentioned = {word for word in re.findall(r"\blogstitch_[a-z_]+\b", RUNBOOK) if word != "logstitch_restored"}
@@ -95,6 +99,11 @@ def test_every_option_of_serve_is_there_with_its_variable_and_default(document: 
 @pytest.mark.parametrize(("file", "event"), COMPLAINTS, ids=[event for _, event in COMPLAINTS])
 def test_every_complaint_in_the_log_is_in_the_runbook(file: str, event: str) -> None:
     assert f"| `{event}" in RUNBOOK, f"{file} may log {event!r}: tell the operator what to do about it"
+
+
+def test_the_unit_sets_nothing_that_its_type_of_service_ignores() -> None:
+    unit = (CHECKOUT / "ops" / "logstitch.service").read_text("utf-8")
+    assert "\nType=notify" in unit or "TimeoutStartSec" not in unit
 
 
 def test_documents_link_to_what_is_there() -> None:

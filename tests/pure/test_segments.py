@@ -13,9 +13,11 @@ from logstitch.search.segments import (
     GREATEST_ID,
     LEAST_ID,
     SEGMENT_EVENTS,
+    Layout,
     Place,
     Span,
     Steps,
+    Unit,
     Window,
     best_first,
     is_glob,
@@ -89,13 +91,32 @@ def test_dates_are_inclusive() -> None:
     assert Place(21, LEAST_ID) not in window
 
 
+def test_a_segment_is_cut_into_parts() -> None:
+    layout = Layout(bits=3, part_bits=1)
+    assert layout.unit(1) == Unit(1, 1, range(9, 17))
+    assert layout.parts(0) == [
+        Unit(-1, 0, range(1, 3)),
+        Unit(-2, 0, range(3, 5)),
+        Unit(-3, 0, range(5, 7)),
+        Unit(-4, 0, range(7, 9)),
+    ]
+    assert layout.parts(1)[0] == Unit(-5, 1, range(9, 11))
+
+
+@given(bits=st.integers(0, 6), segment=st.integers(0, 9), data=st.data())
+def test_parts_cover_their_segment(bits: int, segment: int, data: st.DataObject) -> None:
+    layout = Layout(bits, data.draw(st.integers(0, bits)))
+    assert [seq for part in layout.parts(segment) for seq in part.seqs] == list(layout.seqs(segment))
+    assert {segment_of(seq, bits) for seq in layout.seqs(segment)} == {segment}
+
+
 def test_steps_grow_while_they_are_quick() -> None:
-    steps = Steps(most=6)
+    steps = Steps(most=20)
     sizes = []
     for seconds in (0.001, 0.001, 0.001, 0.001, 0.5, 0.5, 0.5, 0.001):
         sizes.append(steps.size)
         steps.took(seconds)
-    assert sizes == [1, 2, 4, 6, 6, 3, 1, 1]
+    assert sizes == [1, 4, 16, 20, 20, 10, 5, 2]
 
 
 def test_a_tsquery_asks_each_segment_for_one_of_each_group() -> None:

@@ -18,7 +18,7 @@ import pytest
 from psycopg import sql
 from psycopg.rows import TupleRow
 
-from logstitch.actors.indexer import Builder, index_segment
+from logstitch.actors.indexer import Builder, index_next
 from logstitch.actors.messages import EventFilter, Order, Position
 from logstitch.actors.reader import list_events
 from logstitch.search.segments import SEGMENT_BITS, SEGMENT_EVENTS
@@ -132,7 +132,7 @@ def filled(databases: Databases, migrated_template: str) -> Iterator[str]:
                 store(conn, 2, given[start : start + 20_000], chance=chance)
             store(conn, 3, given[:3000], chance=chance)
             conn.commit()
-            while index_segment(conn, builder):
+            while index_next(conn, builder):
                 conn.commit()
         with psycopg.connect(url, autocommit=True) as conn:
             conn.execute("SELECT gin_clean_pending_list('events_facets')")
@@ -183,12 +183,12 @@ CASES = {
     "tenant, mid": Case(EventFilter(tenant_id="t7"), TENANT, PAGE_ROWS),
     "tenant, rare": Case(EventFilter(tenant_id="tiny"), TENANT, PAGE_ROWS),
     "action, frequent": Case(EventFilter(action="doc.viewed"), WALK, WALKED + PAGE_ROWS),
-    "action, mid": Case(EventFilter(action="auth.login"), FACETS, WALKED + 800),
+    "action, mid": Case(EventFilter(action="auth.login"), FACETS, WALKED + 1200),
     "action, rare": Case(EventFilter(action="billing.refunded"), FACETS, WALKED + 100),
     "glob, frequent": Case(EventFilter(action="doc.*"), WALK | ACTIONS, WALKED + PAGE_ROWS),
     "glob, rare": Case(EventFilter(action="*refund*"), FACETS | ACTIONS, WALKED + 100),
     "category, frequent": Case(EventFilter(category="access"), WALK, WALKED + PAGE_ROWS),
-    "category, mid": Case(EventFilter(category="admin"), FACETS, WALKED + 800),
+    "category, mid": Case(EventFilter(category="admin"), FACETS, WALKED + 1200),
     "category, rare": Case(EventFilter(category="security"), FACETS, WALKED + 100),
     "actor, mid": Case(EventFilter(actor_id="u7"), FACETS, WALKED + 300),
     "actor, rare": Case(EventFilter(actor_id="eve"), FACETS, WALKED + 100),
@@ -204,7 +204,7 @@ CASES = {
     ),
     "tenant and action, small": Case(EventFilter(tenant_id="t7", action="auth.login"), TENANT, WALKED),
     "search, frequent": Case(EventFilter(words=(b"common",)), WORDS, 3 * PAGE + 1000),
-    "search, mid": Case(EventFilter(words=(b"word77",)), WORDS, 2000 + 1000 + 800),
+    "search, mid": Case(EventFilter(words=(b"word77",)), WORDS, 2000 + 1000 + 1200),
     "search, rare": Case(EventFilter(words=(b"hippo",)), WORDS, 2000 + 1000 + 100),
 }  # the newest segment has 2,000 events, which are all looked at where no page is filled from fewer
 

@@ -8,7 +8,6 @@ import psycopg
 import pytest
 
 from logstitch.search import blocks
-from logstitch.search.segments import SEGMENT_EVENTS
 from logstitch.store import words
 from logstitch.store.database import Connection
 from tests.support.stored import AT, an_event, store
@@ -29,57 +28,86 @@ def other(database_url: str) -> Iterator[Connection]:
         yield connection
 
 
-def test_only_closed_segments_are_claimed_and_each_by_one(conn: Connection, other: Connection) -> None:
-    store(conn, 7, [(AT, an_event())] * 11, bits=BITS)  # two closed segments and three events
+def test_closed_segments_are_claimed_one_by_one(conn: Connection, other: Connection) -> None:
+    """Two closed segments and three events. Each is random and may be the other's: a claim then finds nothing."""
+    store(conn, 7, [(AT, an_event())] * 11, bits=BITS)
     conn.commit()
-    first, second = words.claim_segment(conn, BITS), words.claim_segment(other, BITS)
-    assert first is not None
-    assert second is not None
-    assert {(one.project_no, one.number, one.seqs) for one in (first, second)} == {
-        (7, 0, range(1, 5)),
-        (7, 1, range(5, 9)),
-    }
-    words.write_blocks(conn, first, [])
+    mine = words.claim_segment(conn, BITS)
+    assert mine is not None
+    theirs = {words.claim_segment(other, BITS) for _ in range(40)}
+    assert theirs == {None, words.Claim(7, 1 - mine.segment, None)}
+    words.mark_words_ready(conn, 7, mine.segment, [])
     conn.commit()
     assert words.claim_segment(conn, BITS) is None  # the other one is still claimed
     other.rollback()
-    assert words.claim_segment(conn, BITS) == second  # and is free again
+    assert words.claim_segment(conn, BITS) == words.Claim(7, 1 - mine.segment, None)  # and is free again
 
 
-def test_a_claim_waits_for_nobody(conn: Connection, other: Connection) -> None:
-    """An ingest transaction that widens the open segment's span holds up no claim, nor the other way round."""
-    store(conn, 7, [(AT, an_event())] * 6, bits=BITS)
+def test_parts_of_the_open_segment_are_claimed_first_to_last(conn: Connection, other: Connection) -> None:
+    store(conn, 7, [(AT, an_event())] * 11, bits=BITS)  # of the third segment, 3 events: one part of 2
     conn.commit()
+    assert words.claim_part(conn, BITS, 1) == words.Claim(7, 2, 0)
+    assert words.claim_part(other, BITS, 1) is None
+    words.write_blocks(conn, 7, ~4, [(b"w", b"block")])
+    conn.commit()
+    assert words.claim_part(other, BITS, 1) is None  # it is done, and the next one is not full
+    assert words.claim_part(other, BITS, 0) == words.Claim(7, 2, 0)  # of parts of one event, none has blocks yet
+
+
+def test_a_part_that_was_written_in_the_meantime_is_not_claimed(
+    conn: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given somebody who takes the part, writes it and commits between the look for a part and its lock."""
+    store(conn, 7, [(AT, an_event())] * 3, bits=BITS)
+    conn.commit()
+    lock = words._claim
+
+    def late(connection: Connection, row: tuple[object, ...] | None) -> words.Claim | None:
+        words.write_blocks(other, 7, -1, [(b"w", b"block")])
+        other.commit()
+        return lock(connection, row)
+
+    monkeypatch.setattr(words, "_claim", late)
+    assert words.claim_part(conn, BITS, 1) is None
+
+
+def test_a_segment_that_is_marked_loses_its_parts(conn: Connection) -> None:
+    store(conn, 7, [(AT, an_event())] * 8, bits=BITS)
+    for key in (-1, -2, -3, 0):
+        words.write_blocks(conn, 7, key, [(b"w", b"block")])
+    words.mark_words_ready(conn, 7, 0, [-1, -2])
+    assert words.find_indexed(conn, 7, [-1, -2, -3, 0]) == {-3, 0}
+
+
+def test_ingest_and_claims_do_not_wait_for_each_other(conn: Connection, other: Connection) -> None:
+    """Given a part that is being indexed, then events are added to its very segment all the same."""
+    store(conn, 7, [(AT, an_event())] * 7, bits=BITS)
+    conn.commit()
+    assert words.claim_part(conn, BITS, 1) is not None
     other.execute("SET LOCAL lock_timeout = '1s'")
-    assert words.claim_segment(conn, BITS) is not None
     store(other, 7, [(AT + 1, an_event())], bits=BITS)
     other.commit()
 
 
 def test_bodies_come_in_the_order_of_seq(conn: Connection) -> None:
     stored = store(conn, 7, [(AT - n, an_event(metadata={"n": f"ü{n}"})) for n in range(5)], bits=BITS)
-    segment = words.claim_segment(conn, BITS)
-    assert segment is not None
-    assert [body.decode() for body in words.read_bodies(conn, segment)] == [one.body for one in stored[:4]]
+    assert [body.decode() for body in words.read_bodies(conn, 7, range(2, 5))] == [one.body for one in stored[1:4]]
 
 
 def test_a_segment_with_a_hole_is_refused(conn: Connection) -> None:
     """Positions stand for seqs. A hole cannot be, and if it is, the index must not be built as if it were not."""
     store(conn, 7, [(AT, an_event())] * 3, bits=BITS)
-    segment = words.Segment(7, 0, range(1, 5))
     with pytest.raises(LookupError, match="has 3 events"):
-        list(words.read_bodies(conn, segment))
+        list(words.read_bodies(conn, 7, range(1, 5)))
 
 
 def test_blocks_are_found_by_prefix(conn: Connection) -> None:
-    store(conn, 7, [(AT, an_event())] * 12, bits=BITS)
-    for number in (0, 1, 2):
-        segment = words.Segment(7, number, range(4 * number + 1, 4 * number + 5))
-        names = [b"b", b"bb", b"d", b"dx"] if number else [b"c", b"d"]
-        words.write_blocks(conn, segment, [(name, b"%d%s" % (number, name)) for name in names])
+    for key in (0, 1, 2):
+        names = [b"b", b"bb", b"d", b"dx"] if key else [b"c", b"d"]
+        words.write_blocks(conn, 7, key, [(name, b"%d%s" % (key, name)) for name in names])
 
-    def find(prefix: bytes, *segments: int) -> list[bytes]:
-        return sorted(payload for _, payload in words.find_blocks(conn, 7, segments, prefix))
+    def find(prefix: bytes, *keys: int) -> list[bytes]:
+        return sorted(payload for _, payload in words.find_blocks(conn, 7, keys, prefix))
 
     assert find(b"a", 1) == []
     assert find(b"b", 1) == [b"1b", b"1bb"]
@@ -89,18 +117,16 @@ def test_blocks_are_found_by_prefix(conn: Connection) -> None:
     assert find(b"d", 0, 2) == [b"0d", b"2d", b"2dx"]
     assert find(b"d", 3) == []
     assert words.find_blocks(conn, 8, [0, 1, 2], b"d") == []
-    assert {segment for segment, _ in words.find_blocks(conn, 7, [0, 2], b"d")} == {0, 2}
+    assert {key for key, _ in words.find_blocks(conn, 7, [0, 2], b"d")} == {0, 2}
 
 
 def test_blocks_lie_in_the_table_itself(conn: Connection) -> None:
     """Given blocks as they are built, of words that do not compress, then no look-up takes the way over TOAST."""
-    segment = words.Segment(7, 0, range(1, SEGMENT_EVENTS + 1))
     built = list(blocks.build([[b"%032x" % (n * 0x9E3779B97F4A7C15F39CC0605CEDC835 % 2**128)] for n in range(4000)]))
     assert len(built) > 10
-    words.write_blocks(conn, segment, ((block.first_word, block.payload) for block in built))
+    words.write_blocks(conn, 7, 0, ((block.first_word, block.payload) for block in built))
     row = conn.execute(
         "SELECT pg_relation_size(reltoastrelid) FROM pg_class WHERE relname = 'word_blocks' AND reltoastrelid <> 0"
     ).fetchone()
     assert row in (None, (0,))
-    found = words.find_blocks(conn, 7, [0], built[5].first_word)
-    assert [payload for _, payload in found] == [built[5].payload]
+    assert [payload for _, payload in words.find_blocks(conn, 7, [0], built[5].first_word)] == [built[5].payload]

@@ -87,9 +87,9 @@ class Ingest:
         overdue = trio.current_time() - QUEUE_SECONDS
         fresh: list[Envelope[SubmitEvents]] = []
         for envelope in envelopes:
-            if self._outage_ended < envelope.posted_at < overdue:
+            if envelope.abandoned or self._outage_ended < envelope.posted_at < overdue:
                 envelope.refuse(Unavailable("More is sent than can be stored. Try again in a moment."))
-            elif not envelope.abandoned:
+            else:
                 fresh.append(envelope)
         return fresh
 

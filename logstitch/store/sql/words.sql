@@ -1,13 +1,40 @@
--- The word index: written once for every closed segment, read by prefix.
+-- The word index: written once for every closed segment, and for the parts of the open one; read by prefix.
+--
+-- A part is stored with a negative number for its segment: -1 for the first part of the project's first segment, -2 for
+-- the next, and so on.
 
--- The segment stays locked until the transaction ends, so that no other process builds it, too. Segments are taken in
--- random order: one that cannot be built must not keep the others waiting.
--- name: claim_segment
-SELECT s.project_no, s.segment FROM segments s JOIN project_heads h USING (project_no)
+-- Segments are taken in random order: one that cannot be built must not keep the others waiting.
+-- name: find_unindexed_segment
+SELECT s.project_no, s.segment, NULL::int FROM segments s JOIN project_heads h USING (project_no)
 WHERE NOT s.words_ready AND h.seq >= (s.segment + 1)::bigint << %(bits)s::int
 ORDER BY random()
-LIMIT 1
-FOR UPDATE OF s SKIP LOCKED;
+LIMIT 1;
+
+-- name: find_unindexed_part
+SELECT s.project_no, s.segment, p.part
+FROM segments s JOIN project_heads h USING (project_no), LATERAL (
+    SELECT n AS part
+    FROM generate_series(0, ((h.seq - (s.segment::bigint << %(bits)s::int)) >> %(part_bits)s::int)::int - 1) AS n
+    WHERE NOT EXISTS (
+        SELECT FROM word_blocks b
+        WHERE b.project_no = s.project_no
+          AND b.segment = -1 - ((s.segment::bigint << (%(bits)s::int - %(part_bits)s::int)) + n)::int
+    )
+    ORDER BY n
+    LIMIT 1
+) AS p
+WHERE NOT s.words_ready AND h.seq < (s.segment + 1)::bigint << %(bits)s::int
+ORDER BY random()
+LIMIT 1;
+
+-- Not a row lock: ingest writes the row of the open segment with every commit and must never wait.
+-- name: lock_segment
+SELECT pg_try_advisory_xact_lock(
+    hashtextextended(format('word_blocks %%s %%s', %(project_no)s::int, %(segment)s::int), 0)
+);
+
+-- name: are_words_ready
+SELECT words_ready FROM segments WHERE project_no = %(project_no)s AND segment = %(segment)s;
 
 -- name: copy_bodies
 COPY (
@@ -19,18 +46,26 @@ COPY (
 -- name: copy_blocks
 COPY word_blocks (project_no, segment, first_word, block) FROM STDIN (FORMAT binary);
 
+-- name: delete_blocks
+DELETE FROM word_blocks WHERE project_no = %(project_no)s AND segment = ANY (%(keys)s::int[]);
+
 -- name: mark_words_ready
 UPDATE segments SET words_ready = true WHERE project_no = %(project_no)s AND segment = %(segment)s;
 
+-- name: find_indexed
+SELECT k.key FROM unnest(%(keys)s::int[]) AS k (key), LATERAL (
+    SELECT FROM word_blocks WHERE project_no = %(project_no)s AND segment = k.key LIMIT 1
+) AS b;
+
 -- The words with a prefix begin in the last block that does not begin after it, and go on in those that follow.
 -- name: find_blocks
-SELECT s.segment, b.block
-FROM unnest(%(segments)s::int[]) AS s (segment), LATERAL (
+SELECT k.key, b.block
+FROM unnest(%(keys)s::int[]) AS k (key), LATERAL (
     (SELECT block FROM word_blocks
-     WHERE project_no = %(project_no)s AND segment = s.segment AND first_word <= %(prefix)s::bytea
+     WHERE project_no = %(project_no)s AND segment = k.key AND first_word <= %(prefix)s::bytea
      ORDER BY first_word DESC LIMIT 1)
     UNION ALL
     (SELECT block FROM word_blocks
-     WHERE project_no = %(project_no)s AND segment = s.segment
+     WHERE project_no = %(project_no)s AND segment = k.key
        AND first_word > %(prefix)s::bytea AND first_word < %(after)s::bytea)
 ) AS b;

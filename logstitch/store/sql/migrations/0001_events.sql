@@ -99,7 +99,7 @@ CREATE INDEX events_tenant_time ON events (project_no, tenant_no, occurred_at, i
 -- One inverted index serves the six rare-or-frequent filters. Its lexemes carry the segment (16,384 consecutive
 -- events), so a look-up costs what one segment holds and not what the project holds. The pending list is kept short:
 -- readers scan it, and whoever fills it pays for the merge.
-CREATE INDEX events_facets ON events USING gin (facets) WITH (fastupdate = on, gin_pending_list_limit = 2048);
+CREATE INDEX events_facets ON events USING gin (facets) WITH (fastupdate = on, gin_pending_list_limit = 256);
 
 CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -126,8 +126,9 @@ CREATE TABLE project_actions (
     PRIMARY KEY (project_no, action)
 );
 
--- The search index: per closed segment its words in order, cut into blocks; each block holds words and, for each, the
--- events of the segment that contain it. Written once, in bulk, after the segment is full.
+-- The search index: per segment its words in order, cut into blocks; each block holds words and, for each, the events
+-- of the segment that contain it. Written in bulk, off the commit path, when the segment is full; until then for parts
+-- of 2,048 events, which stand under negative numbers and go when the segment is whole.
 CREATE TABLE word_blocks (
     project_no integer NOT NULL,
     segment    integer NOT NULL,
@@ -135,4 +136,5 @@ CREATE TABLE word_blocks (
     block      bytea NOT NULL,
     PRIMARY KEY (project_no, segment, first_word)
 );
-ALTER TABLE word_blocks ALTER COLUMN block SET STORAGE MAIN;
+-- In the row itself, never in a TOAST table: a look-up is one page, not three.
+ALTER TABLE word_blocks ALTER COLUMN first_word SET STORAGE PLAIN, ALTER COLUMN block SET STORAGE PLAIN;
