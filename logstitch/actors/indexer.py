@@ -96,18 +96,25 @@ class Indexer:
                 if not ended:
                     builder.kill()  # whose thread waits for the child is done at once, not after the whole segment
 
+        away: DatabaseUnavailable | None = None
+        found = False
         async with trio.open_nursery() as nursery:
             nursery.start_soon(kill_when_cancelled)
             try:
-                return await self._database.transact(
+                found = await self._database.transact(
                     lambda conn: index_next(conn, builder, self._layout), timeout=SEGMENT_SECONDS
                 )
+            except DatabaseUnavailable as error:
+                away = error  # raised below: out of the nursery it would come in a group
             except BuilderDied:
                 await trio.lowlevel.checkpoint_if_cancelled()  # then it was killed just above, and that is no failure
                 raise
             finally:
                 ended = True
                 nursery.cancel_scope.cancel()
+        if away is not None:
+            raise away
+        return found
 
 
 def index_next(conn: Connection, builder: Builder, layout: Layout = Layout()) -> bool:  # noqa: B008  # frozen

@@ -17,6 +17,7 @@ from logstitch.actors import indexer
 from logstitch.actors.indexer import Builder, BuilderDied, Indexer, index_next
 from logstitch.actors.mailbox import Address
 from logstitch.actors.supervisor import Crash, open_supervisor
+from logstitch.errors import DatabaseUnavailable
 from logstitch.search import blocks
 from logstitch.search.segments import Layout
 from logstitch.search.terms import words
@@ -120,6 +121,24 @@ async def test_a_message_wakes_it(database_url: str) -> None:
         await fill(database, 8)
         address.tell("look")
         await until(database, [(1, 0)])
+
+
+async def test_a_database_that_is_away_is_no_crash() -> None:
+    looks = trio.Semaphore(0)
+
+    class Away:
+        async def transact(self, *_: object, **__: object) -> bool:
+            looks.release()
+            raise DatabaseUnavailable("away")
+
+    crashes: list[Crash] = []
+    async with open_supervisor(on_crash=crashes.append) as supervisor:
+        away: Any = Away()
+        supervisor.start("indexer", lambda: Indexer(away, poll_seconds=0.001), capacity=4)
+        with trio.fail_after(5):
+            for _ in range(3):
+                await looks.acquire()
+    assert crashes == []
 
 
 async def test_several_share_the_work_and_do_none_of_it_twice(database_url: str) -> None:
