@@ -12,10 +12,12 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -32,7 +34,7 @@ from logstitch.actors.reader import Reader
 from logstitch.actors.redaction import Redaction
 from logstitch.actors.supervisor import Supervisor, open_supervisor
 from logstitch.config import Settings
-from logstitch.errors import DatabaseUnavailable, Detail
+from logstitch.errors import ConfigurationError, DatabaseUnavailable, Detail
 from logstitch.http.api import create_app, create_ops_app, starting_app
 from logstitch.http.errors import refusal
 from logstitch.http.server import ServerLimits
@@ -41,8 +43,8 @@ from logstitch.http.services import Services
 from logstitch.ids import UlidMint
 from logstitch.redaction.engine import RuleSet
 from logstitch.store.bootstrap import Bootstrap, bootstrap
-from logstitch.store.database import Database, open_database
-from logstitch.store.embedded import default_data_dir, open_embedded_postgres
+from logstitch.store.database import Database, connections_for_us, open_database
+from logstitch.store.embedded import default_data_dir, open_embedded_postgres, why_not_running
 from logstitch.store.migrations import migrate
 from logstitch.store.projects import service_secret
 
@@ -63,6 +65,8 @@ LAG_SECONDS = 0.25
 MIGRATE_RETRY_SECONDS = 1.0
 """Between two attempts to prepare a database that is away."""
 
+NOT_LOOKED = ("The database was not looked at yet.",)
+
 # Mailbox capacities. A full mailbox is answered 503 at once, so each is what its actor works off well within the 2 s
 # that an accepted request may take under overload.
 KEYRING_MAILBOX = 1024
@@ -79,11 +83,53 @@ OnReady = Callable[[Bootstrap | None], None]
 @asynccontextmanager
 async def open_postgres(settings: Settings) -> AsyncIterator[str]:
     """The URL of the database: the operator's own, or that of the embedded server, which lives as long as this."""
-    if settings.database_url is not None:
-        yield settings.database_url
+    data = embedded_data(settings)
+    if data is None:
+        yield settings.database_url or ""
         return
-    async with open_embedded_postgres(settings.data or default_data_dir()) as postgres:
+    async with open_embedded_postgres(data) as postgres:
         yield postgres.url
+
+
+def embedded_data(settings: Settings) -> Path | None:
+    """The data directory of the embedded server; ``None`` with a server of the operator's own."""
+    return None if settings.database_url is not None else settings.data or default_data_dir()
+
+
+def check_connections(settings: Settings, url: str) -> None:
+    """Raise ``ConfigurationError`` when the embedded server at ``url`` has too few connections; synchronous.
+
+    Found out under load, it would be requests that fail.
+    """
+    if (there_are := connections_for_us(url)) < settings.connections:
+        raise ConfigurationError(
+            f"{settings.workers} workers with {settings.pool_size} + 2 connections each may need "
+            f"{settings.connections}, and the embedded PostgreSQL has {there_are}. Lower --workers or --pool-size, or "
+            "raise max_connections in its postgresql.conf."
+        )
+
+
+@contextmanager
+def stop_signals() -> Iterator[AsyncIterator[int]]:
+    """SIGTERM and SIGINT one after the other, instead of what they do. Once this is left they are ignored for good.
+
+    Not ``trio.open_signal_receiver``, which at its end restores what kills: what follows (the actors' farewell, the
+    stop of the embedded server) has deadlines of its own and is not to be left half way.
+    """
+    send, receive = trio.open_memory_channel[int](16)
+    token = trio.lowlevel.current_trio_token()
+
+    def offer(number: int) -> None:
+        with suppress(trio.WouldBlock):  # sixteen say no more than three
+            send.send_nowait(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: token.run_sync_soon(offer, number))
+    try:
+        yield receive
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
 
 
 async def run(
@@ -93,26 +139,36 @@ async def run(
     ops: Sequence[socket.socket],
     *,
     on_ready: OnReady,
+    embedded: Path | None = None,
 ) -> int:
     """Serve on these sockets until SIGTERM or SIGINT; a second signal cuts the drain short.
 
+    ``embedded`` is the data directory of the server at ``url`` where that is our own, whose log tells why it is away.
     Returns the exit status: 0 after a drain that came to its end, 1 after one that was cut short.
     """
     _tune_collector()
-    async with open_database(url) as database, open_supervisor(drain_seconds=ACTORS_DRAIN_SECONDS) as supervisor:
-        return await Process(settings, database, supervisor).serve(url, public, ops, on_ready)
+    async with (
+        open_database(url, pool_size=settings.pool_size) as database,
+        open_supervisor(drain_seconds=ACTORS_DRAIN_SECONDS) as supervisor,
+    ):
+        return await Process(settings, database, supervisor, embedded).serve(url, public, ops, on_ready)
 
 
 class Process:
     """One process: its actors, its two HTTP servers, and how it is (``http.services.Health``)."""
 
-    def __init__(self, settings: Settings, database: Database, supervisor: Supervisor) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, supervisor: Supervisor, embedded: Path | None = None
+    ) -> None:
         self._settings = settings
         self._database = database
         self._supervisor = supervisor
+        self._embedded = embedded
         self._draining = False
         self._prepared = False
-        self._database_problems: tuple[str, ...] = ("The database was not looked at yet.",)
+        self._database_problems: tuple[str, ...] = NOT_LOOKED
+        self._database_started_at: float | None = None
+        self._told: frozenset[str] | None = None
         self._app: Any = starting_app()
 
     # -- health ------------------------------------------------------------------------------------------------------
@@ -140,6 +196,11 @@ class Process:
         """How every actor is."""
         return self._supervisor.health()
 
+    def database(self) -> Mapping[str, float]:
+        """Numbers of the pool, and since when the server runs if it was ever reached."""
+        numbers = {name: float(value) for name, value in asdict(self._database.statistics()).items()}
+        return numbers if self._database_started_at is None else {**numbers, "started_at": self._database_started_at}
+
     # -- life --------------------------------------------------------------------------------------------------------
 
     async def serve(
@@ -155,7 +216,7 @@ class Process:
             refusal=refusal,
         )
         drained = False
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with stop_signals() as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._obey, signals, drain, nursery.cancel_scope)
                 nursery.start_soon(self._watch_database)
@@ -175,6 +236,7 @@ class Process:
         await anext(signals)
         log.info("service.draining", notice_seconds=self._settings.drain_notice)
         self._draining = True
+        self._tell_readiness()
         _exit_within(
             self._settings.drain_notice + self._settings.drain_seconds + ACTORS_DRAIN_SECONDS + EXIT_GRACE_SECONDS
         )
@@ -191,8 +253,34 @@ class Process:
 
     async def _watch_database(self) -> None:
         while True:
-            self._database_problems = (await self._database.check()).problems
+            check = await self._database.check()
+            problems = check.problems
+            if check.reachable:
+                self._database_started_at = check.started_at
+            elif self._embedded is not None and (
+                words := await trio.to_thread.run_sync(why_not_running, self._embedded)
+            ):
+                problems += (f"The embedded PostgreSQL does not run. The end of its log: {words}",)
+            self._database_problems = problems
+            self._tell_readiness()
             await trio.sleep(CHECK_SECONDS)
+
+    def _tell_readiness(self) -> None:
+        """Log a change of readiness, or of what is not well; the sentences themselves change too often."""
+        if self._database_problems is NOT_LOOKED or not (self._prepared or self._database_problems):
+            return  # a start without trouble
+        reasons = self.not_ready()
+        fields = frozenset(reason.field for reason in reasons)
+        if fields == self._told:
+            return
+        self._told = fields
+        told = [f"{reason.field}: {reason.message}" for reason in reasons[:10]]
+        if not reasons:
+            log.info("service.ready")
+        elif self._draining:
+            log.info("service.not_ready", reasons=told)
+        else:
+            log.warning("service.not_ready", reasons=told)
 
     async def _prepare(self, url: str, on_ready: OnReady) -> None:
         """Prepare the database, however long it is away, then let requests in."""
@@ -207,6 +295,7 @@ class Process:
                 await trio.sleep(MIGRATE_RETRY_SECONDS)
         self._app = create_app(self._start_actors(cursor_key))
         self._prepared = True
+        self._tell_readiness()
         on_ready(first)
 
     def _start_actors(self, cursor_key: bytes) -> Services:

@@ -66,6 +66,15 @@ DatabaseUrl = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+PoolSize = Annotated[
+    int,
+    typer.Option(
+        envvar="LOGSTITCH_POOL_SIZE",
+        min=1,
+        max=500,
+        help="Database transactions at the same time, for each worker; it has two connections more.",
+    ),
+]
 LogLevel = Annotated[
     str, typer.Option("--log-level", envvar="LOGSTITCH_LOG_LEVEL", help="debug, info, warning or error.")
 ]
@@ -90,6 +99,7 @@ def serve(
     data: Data = None,
     database_url: DatabaseUrl = None,
     workers: Annotated[int, typer.Option(envvar="LOGSTITCH_WORKERS", min=1, max=64, help="Processes.")] = 1,
+    pool_size: PoolSize = 8,
     drain_notice: Annotated[
         float,
         typer.Option(
@@ -111,6 +121,7 @@ def serve(
         data=data,
         database_url=database_url,
         workers=workers,
+        pool_size=pool_size,
         drain_notice=drain_notice,
         drain_seconds=drain_seconds,
         log_level=log_level,
@@ -120,16 +131,20 @@ def serve(
 
 
 async def _serve(settings: Settings) -> int:
-    from logstitch.app import open_postgres, run
+    from logstitch.app import check_connections, embedded_data, open_postgres, run
     from logstitch.http.server import bind
     from logstitch.workers import run_workers
 
     public = bind(settings.bind)
     ops = [bind(address) for address in _ops_addresses(settings)]
     _note(f"LogStitch {__version__} is starting")
+    embedded = embedded_data(settings)
     async with open_postgres(settings) as url:
+        if embedded is not None:
+            await trio.to_thread.run_sync(check_connections, settings, url)
         if settings.workers == 1:
-            return await run(settings, url, public, ops[0], on_ready=partial(_announce, public, ops[0]))
+            announce = partial(_announce, public, ops[0])
+            return await run(settings, url, public, ops[0], on_ready=announce, embedded=embedded)
         return await run_workers(settings, url, public, ops)
 
 
@@ -141,13 +156,21 @@ def worker(
     database_url: Annotated[str, typer.Option(envvar="LOGSTITCH_DATABASE_URL")],
     drain_notice: Annotated[float, typer.Option(envvar="LOGSTITCH_DRAIN_NOTICE")],
     drain_seconds: Annotated[float, typer.Option(envvar="LOGSTITCH_DRAIN_SECONDS")],
+    pool_size: PoolSize = 8,
+    data: Data = None,
     log_level: LogLevel = "info",
 ) -> None:
     """One process of `serve --workers`, on sockets that it inherits."""
     from logstitch.workers import Inheritance
 
     _configure_logs(log_level)
-    settings = Settings(database_url=database_url, drain_notice=drain_notice, drain_seconds=drain_seconds)
+    settings = Settings(
+        database_url=database_url,
+        data=data,
+        pool_size=pool_size,
+        drain_notice=drain_notice,
+        drain_seconds=drain_seconds,
+    )
     raise typer.Exit(_run(partial(_work, settings, Inheritance.parse(public, ops, lifeline))))
 
 
@@ -159,7 +182,11 @@ async def _work(settings: Settings, inherited: Any) -> int:
     ops = [socket.socket(fileno=descriptor) for descriptor in inherited.ops]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(end_with_parent, inherited.lifeline)
-        status = await run(settings, settings.database_url or "", public, ops, on_ready=partial(_announce, public, ops))
+        announce = partial(_announce, public, ops)
+        # Only the parent of workers on the embedded server names a data directory besides the URL.
+        status = await run(
+            settings, settings.database_url or "", public, ops, on_ready=announce, embedded=settings.data
+        )
         nursery.cancel_scope.cancel()
     return status
 
@@ -239,15 +266,11 @@ def migrate(data: Data = None, database_url: DatabaseUrl = None) -> None:
     """Bring the schema to this version. `serve` does it too; this is for deployments that migrate first."""
     from logstitch.store import migrations
 
-    async def work() -> int:
-        from logstitch.app import open_postgres
+    async def work(url: str) -> list[int]:
+        return await trio.to_thread.run_sync(migrations.migrate, url)
 
-        async with open_postgres(Settings(data=data, database_url=database_url)) as url:
-            applied = await trio.to_thread.run_sync(migrations.migrate, url)
-        _note(f"Applied: {', '.join(map(str, applied))}" if applied else "The schema is up to date.")
-        return 0
-
-    raise typer.Exit(_run(work))
+    applied = _with_server(data, database_url, work)
+    _note(f"Applied: {', '.join(map(str, applied))}" if applied else "The schema is up to date.")
 
 
 @org.command("create")
@@ -517,21 +540,31 @@ def _administer(data: Path | None, database_url: str | None, work: Callable[[Con
 
 
 def _with_database(data: Path | None, database_url: str | None, work: Callable[[Database], Awaitable[T]]) -> T:
-    """Work with the migrated database, which may be the embedded one of a service that is running."""
-    from logstitch.app import open_postgres
+    """Work with the migrated database."""
     from logstitch.store import migrations
     from logstitch.store.database import open_database
+
+    async def administer(url: str) -> T:
+        await trio.to_thread.run_sync(migrations.migrate, url)
+        async with open_database(url) as database:
+            return await work(database)
+
+    return _with_server(data, database_url, administer)
+
+
+def _with_server(data: Path | None, database_url: str | None, work: Callable[[str], Awaitable[T]]) -> T:
+    """Work with the server's URL; it may be the embedded one of a service that is running."""
+    from logstitch.app import open_postgres
     from logstitch.store.embedded import default_data_dir, running_url
 
     _configure_logs("warning")
 
     async def administer() -> T:
-        url = database_url or running_url(data or default_data_dir())
         async with AsyncExitStack() as stack:
+            url = database_url or running_url(data or default_data_dir())
             if url is None:
                 url = await stack.enter_async_context(open_postgres(Settings(data=data)))
-            await trio.to_thread.run_sync(migrations.migrate, url)
-            return await work(await stack.enter_async_context(open_database(url)))
+            return await work(url)
 
     return _run(administer)
 
@@ -604,7 +637,10 @@ def _show_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
     table = Table(*(rows[0] if rows else ["nothing yet"]))
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row.values()))
-    Console().print(table)
+    # As wide as it needs, for an id that was cut is none; a narrower terminal wraps the lines.
+    console = Console()
+    console.width = max(console.width, console.measure(table, options=console.options.update(max_width=10_000)).maximum)
+    console.print(table)
 
 
 def _plain(value: Any) -> Any:

@@ -19,8 +19,16 @@ class Settings:
     """Directory of the embedded PostgreSQL; ``None`` for the default one. Unused with ``database_url``."""
     database_url: str | None = None
     workers: int = 1
+    pool_size: int = 8
+    """Transactions of one process at the same time. A process has two connections more: for the readiness check, and
+    to hear of changes."""
     drain_notice: float = 1.0
     """Seconds between the first sign of a shutdown (ready turns 503) and the last accepted connection."""
     drain_seconds: float = 10.0
     """Seconds for requests in flight after that."""
     log_level: str = "info"
+
+    @property
+    def connections(self) -> int:
+        """Connections to the database that all processes together may have."""
+        return self.workers * (self.pool_size + 2)

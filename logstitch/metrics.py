@@ -9,9 +9,22 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
 
 REGISTRY: Final = CollectorRegistry()
+
+# The process's memory, CPU and descriptors, its garbage collections, its Python: read when somebody asks.
+ProcessCollector(registry=REGISTRY)
+GCCollector(registry=REGISTRY)
+PlatformCollector(registry=REGISTRY)
 
 REQUESTS: Final = Counter(
     "logstitch_http_requests_total",

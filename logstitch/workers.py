@@ -18,6 +18,7 @@ import structlog
 import trio
 
 from logstitch.actors.backoff import Backoff
+from logstitch.app import embedded_data, stop_signals
 from logstitch.config import Settings
 
 log = structlog.get_logger(__name__)
@@ -47,9 +48,13 @@ class Inheritance:
 async def run_workers(
     settings: Settings, url: str, public: Sequence[socket.socket], ops: Sequence[Sequence[socket.socket]]
 ) -> int:
-    """Run one worker for each element of ``ops`` until SIGTERM or SIGINT. 0 when all of them drained."""
+    """Run one worker for each element of ``ops`` until SIGTERM or SIGINT. 0 when all of them drained.
+
+    Every further signal is handed on to the workers, of which a second one cuts the drain short.
+    """
     lifeline, held = os.pipe()
     stopping = trio.Event()
+    running: set[trio.Process] = set()
     drained: list[bool] = []
     environment = worker_environment(settings, url)
 
@@ -57,7 +62,7 @@ async def run_workers(
         backoff = Backoff()
         while not stopping.is_set():
             started = trio.current_time()
-            status = await _run_worker(inherited, environment, stopping)
+            status = await _run_worker(inherited, environment, stopping, running)
             if stopping.is_set():
                 drained.append(status == 0)
                 return
@@ -68,9 +73,9 @@ async def run_workers(
                 await stopping.wait()
 
     try:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with stop_signals() as signals:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_stop_on_signal, signals, stopping)
+                nursery.start_soon(_hand_on, signals, stopping, running)
                 async with trio.open_nursery() as workers:
                     for number, sockets in enumerate(ops):
                         inherited = Inheritance(_descriptors(public), _descriptors(sockets), lifeline)
@@ -92,16 +97,21 @@ async def end_with_parent(lifeline: int) -> None:
 
 def worker_environment(settings: Settings, url: str) -> dict[str, str]:
     """A worker's settings, by environment: the URL may hold a password, and arguments are for everybody to see."""
+    data = embedded_data(settings)
     return {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name != "LOGSTITCH_DATA"},
+        **({} if data is None else {"LOGSTITCH_DATA": str(data.absolute())}),
         "LOGSTITCH_DATABASE_URL": url,
+        "LOGSTITCH_POOL_SIZE": str(settings.pool_size),
         "LOGSTITCH_DRAIN_NOTICE": str(settings.drain_notice),
         "LOGSTITCH_DRAIN_SECONDS": str(settings.drain_seconds),
         "LOGSTITCH_LOG_LEVEL": settings.log_level,
     }
 
 
-async def _run_worker(inherited: Inheritance, environment: dict[str, str], stopping: trio.Event) -> int:
+async def _run_worker(
+    inherited: Inheritance, environment: dict[str, str], stopping: trio.Event, running: set[trio.Process]
+) -> int:
     """One life of a worker: its exit status."""
     command = [sys.executable, "-m", "logstitch", "worker", *inherited.arguments()]
     process = await trio.lowlevel.open_process(
@@ -111,26 +121,31 @@ async def _run_worker(inherited: Inheritance, environment: dict[str, str], stopp
         # Ctrl-C reaches the whole foreground group; the workers hear of it from the parent, once.
         start_new_session=True,
     )
+    if stopping.is_set():  # the signal came while it was being started
+        process.terminate()
+    running.add(process)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_terminate_when, stopping, process)
+        nursery.start_soon(_kill_when_late, stopping, process)
         status = await process.wait()
         nursery.cancel_scope.cancel()
+    running.discard(process)
     return status
 
 
-async def _terminate_when(stopping: trio.Event, process: trio.Process) -> None:
+async def _kill_when_late(stopping: trio.Event, process: trio.Process) -> None:
     try:
         await stopping.wait()
-        process.terminate()
         await trio.sleep(STOP_SECONDS)
     finally:
         if process.poll() is None:
             process.kill()
 
 
-async def _stop_on_signal(signals: AsyncIterator[int], stopping: trio.Event) -> None:
-    await anext(signals)
-    stopping.set()
+async def _hand_on(signals: AsyncIterator[int], stopping: trio.Event, running: set[trio.Process]) -> None:
+    async for _ in signals:
+        stopping.set()
+        for process in running:
+            process.terminate()
 
 
 def _descriptors(sockets: Sequence[socket.socket]) -> tuple[int, ...]:

@@ -31,6 +31,7 @@ class Ops:
         self._registry = CollectorRegistry()
         self._registry.register(metrics.REGISTRY)
         self._registry.register(_ActorNumbers(health))
+        self._registry.register(_DatabaseNumbers(health))
 
     async def live(self, call: Call, body: bytes) -> Reply:
         """``GET /health/live``."""
@@ -95,9 +96,14 @@ class _ActorNumbers(Collector):
         states = GaugeMetricFamily("logstitch_actors", "Actors by state.", labels=("kind", "state"))
         waiting = GaugeMetricFamily("logstitch_actor_messages_waiting", "Messages in mailboxes.", labels=("kind",))
         oldest = GaugeMetricFamily("logstitch_actor_oldest_message_seconds", "Age of the oldest.", labels=("kind",))
-        restarts = CounterMetricFamily("logstitch_actor_restarts", "Runs that crashed.", labels=("kind",))
-        rejected = CounterMetricFamily(
-            "logstitch_actor_rejected", "Messages that met a full mailbox.", labels=("kind",)
+        # Gauges: an actor takes its counts along when it goes idle, so these may fall.
+        restarts = GaugeMetricFamily(
+            "logstitch_actor_restarts", "Runs that crashed, of the actors that live now.", labels=("kind",)
+        )
+        rejected = GaugeMetricFamily(
+            "logstitch_actor_rejected",
+            "Messages that met a full mailbox, of the actors that live now.",
+            labels=("kind",),
         )
         for kind, members in sorted(kinds.items()):
             for state in sorted({actor.state for actor in members}):
@@ -107,6 +113,38 @@ class _ActorNumbers(Collector):
             restarts.add_metric((kind,), sum(actor.restarts for actor in members))
             rejected.add_metric((kind,), sum(actor.rejected for actor in members))
         return iter((states, waiting, oldest, restarts, rejected))
+
+
+_DATABASE = {
+    "slots": (GaugeMetricFamily, "slots", "Transactions that may run at the same time."),
+    "in_flight": (GaugeMetricFamily, "calls_in_flight", "Calls that have a thread."),
+    "waiting": (GaugeMetricFamily, "calls_waiting", "Calls that wait for a slot."),
+    "size": (GaugeMetricFamily, "connections", "Connections of the pool, those being made included."),
+    "idle": (GaugeMetricFamily, "connections_idle", "Connections that wait in the pool."),
+    "listening": (GaugeMetricFamily, "listening", "1 while the connection for notifications is up."),
+    "requests": (CounterMetricFamily, "calls", "Transactions asked for."),
+    "errors": (CounterMetricFamily, "calls_failed", "Transactions refused because the database was unavailable."),
+    "retried": (CounterMetricFamily, "calls_retried", "Times that a transaction was run again."),
+    "cut": (CounterMetricFamily, "calls_cut", "Calls cut by the service, since the server did not answer in time."),
+    "connections": (CounterMetricFamily, "connects", "Attempts to connect."),
+    "connection_errors": (CounterMetricFamily, "connects_failed", "Attempts to connect that failed."),
+    "notifications_lost": (CounterMetricFamily, "notifications_lost", "Notifications that met a full buffer."),
+    "started_at": (GaugeMetricFamily, "start_time_seconds", "Unix time at which the server was started."),
+}
+"""What ``Health.database`` calls a number, and how it is exported: kind, name after ``logstitch_database_``, help."""
+
+
+class _DatabaseNumbers(Collector):
+    """The process's connections to the database as metrics."""
+
+    def __init__(self, health: Health) -> None:
+        self._health = health
+
+    def collect(self) -> Iterator[Metric]:
+        numbers = self._health.database()
+        for key, (family, name, help_text) in _DATABASE.items():
+            if key in numbers:
+                yield family(f"logstitch_database_{name}", help_text, value=numbers[key])
 
 
 def _not_well(call: Call, message: str, reasons: Iterable[Detail]) -> Reply:

@@ -6,7 +6,7 @@ Handlers hold no state of their own and know no actor by its class; a test gives
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -56,6 +56,11 @@ class Health(Protocol):
 
     def actors(self) -> Sequence[ActorHealth]:
         """Every actor, in any order; paths such as ``ingest/7``."""
+        ...
+
+    def database(self) -> Mapping[str, float]:
+        """Numbers of the connections to the database, by the names that :mod:`logstitch.http.ops` exports; what is
+        not known is left out."""
         ...
 
 

@@ -35,6 +35,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import psycopg
+import structlog
 import trio
 from psycopg import sql
 from psycopg.adapt import AdaptersMap
@@ -47,7 +48,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 from logstitch.errors import ConfigurationError, DatabaseUnavailable
 from logstitch.store.sqlstates import LINK_LOST, Retry, judge
 
-logger = logging.getLogger(__name__)
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger("logstitch.store.database")
 
 T = TypeVar("T")
 Connection = psycopg.Connection[TupleRow]
@@ -91,6 +92,9 @@ POLL_EVERY = 1.0
 """Seconds without a notification after which a listener is told to look for itself."""
 WAKEUP_BUFFER = 64
 """Notifications kept for a slow listener; what is beyond is replaced by one "look for yourself"."""
+QUIET = 10.0
+"""Seconds without a failure after which trouble is over: longer than a request is held, so that a server on which only
+reads work is one trouble, not one for each write."""
 LISTEN_PAUSE_FIRST, LISTEN_PAUSE_LAST = 0.1, 2.0
 """Seconds between two attempts of the listener to connect; polling goes on meanwhile."""
 
@@ -99,7 +103,13 @@ _CHANNEL = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _CHECK = """
 SELECT current_setting('server_version_num')::int, current_setting('server_version'), current_setting('fsync'),
        current_setting('synchronous_commit'), current_setting('full_page_writes'),
-       current_setting('transaction_read_only')
+       current_setting('transaction_read_only'), extract(epoch FROM pg_postmaster_start_time())::float8
+"""
+
+# reserved_connections came with PostgreSQL 16.
+_CONNECTIONS = """
+SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+       - coalesce(current_setting('reserved_connections', true)::int, 0)
 """
 
 
@@ -119,6 +129,8 @@ class DatabaseCheck:
     read_only: bool | None
     problems: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    started_at: float | None = None
+    """Unix time at which the server was started."""
 
     @property
     def ready(self) -> bool:
@@ -128,8 +140,9 @@ class DatabaseCheck:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseStatistics:
-    """Numbers for metrics. The first five describe this moment, the others only grow.
+    """Numbers for metrics. The first six describe this moment, the others only grow.
 
+    * ``slots``: calls that may be in flight at the same time, ``pool_size``.
     * ``size``: connections that exist or are being made (one more than ``pool_size`` is for the readiness check).
     * ``idle``: connections that wait in the pool.
     * ``waiting``: callers that wait for a slot.
@@ -141,6 +154,7 @@ class DatabaseStatistics:
     * ``notifications_lost``: notifications that a slow listener got as one "look for yourself".
     """
 
+    slots: int
     size: int
     idle: int
     waiting: int
@@ -237,6 +251,7 @@ class Database:
     def __init__(self, pool: _Pool, conninfo: str, pool_size: int, max_waiting: int) -> None:
         self._pool = pool
         self._conninfo = conninfo
+        self._pool_size = pool_size
         self._slots = trio.Semaphore(pool_size)
         # Readiness must be told apart from load: the check never queues behind transactions.
         self._check_slot = trio.Semaphore(1)
@@ -248,7 +263,9 @@ class Database:
         self._busy = trio.Event()
         self._listener = _Listener(self)
         self._closed = False
-        self._down = False
+        self._troubles: set[str] = set()
+        self._trouble_began = self._trouble_last = 0.0
+        self._checked_ready = True
         self._why_no_connection = ""
         self._waiting = 0
         self._requests = 0
@@ -299,7 +316,7 @@ class Database:
         It has a slot and a connection of its own, so a service that is merely busy stays ready.
         """
 
-        def ask(conn: Connection) -> tuple[int, str, str, str, str, str]:
+        def ask(conn: Connection) -> tuple[int, str, str, str, str, str, float]:
             row = conn.execute(_CHECK).fetchone()
             assert row is not None  # noqa: S101  # a SELECT without FROM has one row
             return row
@@ -307,9 +324,12 @@ class Database:
         try:
             row = await self._transact(self._check_slot, CHECK_WAIT, ask, CHECK_TIMEOUT, 0.0, read_only=False)
         except DatabaseUnavailable as error:
+            self._checked_ready = False
             why = self._why_no_connection or error.message
             return DatabaseCheck(False, None, None, None, None, None, (f"PostgreSQL cannot be reached: {why}",))
-        return _judge_settings(*row)
+        check = _judge_settings(*row)
+        self._checked_ready = check.ready
+        return check
 
     def listen(self, channel: str, *, poll_every: float = POLL_EVERY) -> Wakeups:
         """Listen to NOTIFY on ``channel`` (a name from our own code: lower case, digits, ``_``; few and fixed).
@@ -332,6 +352,7 @@ class Database:
         """The numbers of this moment; callable at any time from the Trio thread, also while the server is away."""
         pool = self._pool.get_stats()
         return DatabaseStatistics(
+            slots=self._pool_size,
             size=pool["pool_size"],
             idle=pool["pool_available"],
             waiting=self._waiting,
@@ -376,15 +397,17 @@ class Database:
                     if verdict.retry is Retry.CONFLICT
                     else verdict.retry is Retry.HELD and trio.current_time() < held_until
                 )
+                if verdict.retry is not Retry.CONFLICT:
+                    self._trouble_last = trio.current_time()
                 if not again or self._closed:
                     self._errors += 1
-                    self._log_down(verdict.message, error)
+                    self._log_trouble(verdict.message, error)
                     raise verdict.error() from error
             except DatabaseUnavailable:
                 self._errors += 1
                 raise
             else:
-                self._log_up()
+                self._log_recovered()
                 return result
             if verdict.retry is Retry.CONFLICT:
                 tries += 1
@@ -427,17 +450,25 @@ class Database:
             self._calls.discard(call)
             slots.release()
 
-    def _log_down(self, message: str, error: psycopg.Error) -> None:
-        # Once an outage, not once a call: an outage under load would write thousands of lines a second.
-        if not self._down:
-            self._down = True
-            reason = self._why_no_connection or type(error).__name__
-            logger.warning("database trouble: %s (%s, SQLSTATE %s)", message, reason, error.sqlstate)
+    def _log_trouble(self, message: str, error: psycopg.Error) -> None:
+        # Each kind once an outage, not once a call: an outage under load would write thousands of lines a second.
+        if not self._troubles:
+            self._trouble_began = trio.current_time()
+        if message not in self._troubles:
+            self._troubles.add(message)
+            log.warning(
+                "database.trouble",
+                message=message,
+                # Never the error's own text, which may quote a row.
+                reason=self._why_no_connection or type(error).__name__,
+                sqlstate=error.sqlstate,
+            )
 
-    def _log_up(self) -> None:
-        if self._down:
-            self._down = False
-            logger.warning("database answers again")
+    def _log_recovered(self) -> None:
+        # One success proves little: reads succeed on a full disk, and so does the check on a read-only server.
+        if self._troubles and self._checked_ready and trio.current_time() - self._trouble_last >= QUIET:
+            self._troubles.clear()
+            log.warning("database.recovered", trouble_seconds=round(self._trouble_last - self._trouble_began, 1))
 
     # -- one call, in its thread -----------------------------------------------------------------------------------
 
@@ -500,7 +531,7 @@ class Database:
         for call in self._calls:
             if call.cut_if_overdue(now):
                 self._cut += 1
-                logger.warning("database call cut: no answer within its timeout")
+                log.warning("database.call_cut")
 
     async def _guarded(self, function: Callable[[_Call], T]) -> T:
         """Run ``function`` in a thread as a call that the watchdog can cut, outside of the pool."""
@@ -565,7 +596,13 @@ def _is_silent(conn: psycopg.Connection[Any]) -> bool:
 
 
 def _judge_settings(
-    number: int, version: str, fsync: str, synchronous_commit: str, full_page_writes: str, read_only: str
+    number: int,
+    version: str,
+    fsync: str,
+    synchronous_commit: str,
+    full_page_writes: str,
+    read_only: str,
+    started_at: float,
 ) -> DatabaseCheck:
     problems, warnings = [], []
     if number < OLDEST_SERVER:
@@ -587,6 +624,7 @@ def _judge_settings(
         read_only=read_only == "on",
         problems=tuple(problems),
         warnings=tuple(warnings),
+        started_at=started_at,
     )
 
 
@@ -696,7 +734,7 @@ class _Listener:
                     self.connected = False
                     conn.close()
             except psycopg.Error as error:
-                logger.info("listener lost its connection: %s", type(error).__name__)
+                log.info("database.listener_lost", error=type(error).__name__, sqlstate=error.sqlstate)
             await trio.sleep(pause)
             pause = min(pause * 2, LISTEN_PAUSE_LAST)
 
@@ -821,6 +859,19 @@ def connection_string(url: str, *, application_name: str, statement_timeout: flo
     }
     # The last -c of a setting wins, so the operator's options stand behind ours.
     return make_conninfo("", **{**ours, **given, "options": f"{options} {given.get('options') or ''}".rstrip()})
+
+
+def connections_for_us(url: str) -> int:
+    """How many connections the server at ``url`` has for roles that are no superusers; synchronous.
+
+    Raises :class:`DatabaseUnavailable`.
+    """
+    try:
+        with psycopg.connect(connection_string(url, application_name="logstitch"), autocommit=True) as conn:
+            row = conn.execute(_CONNECTIONS).fetchone()
+    except psycopg.Error as error:
+        raise (judge(error) or LINK_LOST).error() from None
+    return int(row[0]) if row else 0
 
 
 def presentable(why: str, conninfo: str) -> str:

@@ -22,11 +22,13 @@ import importlib.metadata
 import importlib.util
 import os
 import pwd
+import re
 import shutil
 import signal
 import stat
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -464,8 +466,10 @@ def running_url(data: Path) -> str | None:
 
     For commands that want to work beside a running service.
     """
-    recorded = _recorded(data / "postgres")
-    if recorded is None or not recorded.ready or not _alive(recorded.pid, data / "postgres"):
+    # As prepare_home does: the server's command line, by which it is known, has the resolved path.
+    cluster = Path(os.path.realpath(data), "postgres")
+    recorded = _recorded(cluster)
+    if recorded is None or not recorded.ready or not _alive(recorded.pid, cluster):
         return None
     return socket_url(recorded.sockets, ROLE, ROLE)
 
@@ -640,8 +644,22 @@ async def open_embedded_postgres(
             if left_by is not None:
                 raise left_by
         finally:
-            with trio.CancelScope(shield=True):  # each wait inside has its own deadline
+            with _signals_ignored(), trio.CancelScope(shield=True):  # each wait inside has its own deadline
                 await supervisor.stop(stop_seconds)
+
+
+@contextmanager
+def _signals_ignored() -> Iterator[None]:
+    """Let no SIGTERM or SIGINT end the process half way through a stop, which has deadlines of its own."""
+    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 class _Supervisor:
@@ -675,7 +693,8 @@ class _Supervisor:
             self._handle._not_ready()
             self._handle._postmaster = None
             self._handle.restarts += 1
-            log.warning("postgres.ended", failures=failures, restarts=self._handle.restarts)
+            words = await trio.to_thread.run_sync(why_not_running, self._home.data)
+            log.warning("postgres.ended", failures=failures, restarts=self._handle.restarts, last_words=words)
             await trio.sleep(restart_delay(failures))
             failures += 1
             try:
@@ -787,6 +806,35 @@ class _Supervisor:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 2000))
             return " / ".join(file.read().decode("utf-8", "replace").strip().split("\n")[-4:])
         return "it left no log."
+
+
+_SAID = re.compile(
+    r"^(?:[-0-9]+ [:.0-9]+ [A-Z]+ \[\d+\] )?(?P<line>(?:(?P<level>[A-Z0-9]+): +)?(?P<text>.+))$", re.MULTILINE
+)
+"""A line of the server's log; its prefix is ``log_line_prefix`` of ``FIXED``."""
+
+_TO_A_CLIENT = ("the database system is ", "terminating ", "sorry, ", "remaining connection ")
+"""What the server tells a client before it hangs up, at level FATAL too, and does not die of itself."""
+
+
+def why_not_running(data: Path) -> str | None:
+    """The line of the server's log that best says why it ended or does not start; None while it runs in ``data``.
+
+    Like the whole log it holds no data, see ``FIXED``. Synchronous.
+    """
+    if running_url(data) is not None:
+        return None
+    try:
+        with (data / "postgres.log").open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 4000))
+            said = list(_SAID.finditer(file.read().decode("utf-8", "replace")))[-12:]
+    except OSError:
+        return None
+    starts = [number for number, line in enumerate(said) if line["text"].startswith("starting PostgreSQL ")]
+    said = said[starts[-1] :] if starts else said
+    deadly = [x for x in said if x["level"] in ("FATAL", "PANIC") and not x["text"].startswith(_TO_A_CLIENT)]
+    best = (deadly or said)[-1:]
+    return best[0]["line"][:300] if best else None
 
 
 def bound_log(path: Path, limit: int) -> None:

@@ -1,5 +1,7 @@
 """Make the virtual environment for one purpose from its lock file, once, and print the path of its Python.
 
+The environment also gets the command ``bin/logstitch``.
+
 ``environment.py PURPOSE LOCK`` runs on a bare Python with the standard library only. The environment is made again
 only when the lock file, the Python or the place of the checkout changed; that is written down in a stamp inside it,
 last, so a run that was killed half way leaves no stamp and is repeated. A file lock makes the second of two runs at
@@ -13,6 +15,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -82,6 +85,20 @@ def build(home: Path, lock: Path) -> None:
     (site / "logstitch-checkout.pth").write_text(f"{CHECKOUT}\n", encoding="utf-8")
 
 
+def write_command(home: Path) -> None:
+    """``bin/logstitch``: the command line from this environment, whatever directory it is called in or linked from."""
+    command = home / "bin" / "logstitch"
+    # -P: a directory called logstitch where somebody stands is not the package.
+    text = f'#!/bin/sh\nexec {shlex.quote(str(home / "bin" / "python"))} -P -m logstitch "$@"\n'
+    with contextlib.suppress(OSError):
+        if command.read_text(encoding="utf-8") == text:
+            return
+    new = command.with_name(f"logstitch.{os.getpid()}")
+    new.write_text(text, encoding="utf-8")
+    new.chmod(0o755)
+    new.replace(command)
+
+
 def main(purpose: str, lock_name: str) -> None:
     """Print the path of the environment's Python, after making the environment if that is needed."""
     lock = CHECKOUT / lock_name
@@ -113,6 +130,7 @@ def main(purpose: str, lock_name: str) -> None:
                 except subprocess.CalledProcessError as error:
                     sys.exit(f"The packages of {lock_name} could not be installed (pip ended with {error.returncode}).")
                 stamp.write_text(made_of, encoding="utf-8")
+    write_command(home)  # also into one that an earlier version of this file made
     print(home / "bin" / "python")
 
 

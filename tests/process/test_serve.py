@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
@@ -12,23 +13,41 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
+import psutil
 import psycopg
 import pytest
+import trio
 
-from tests.support.service import CHECKOUT, Keys, Service, environment, running_service, wait_until
+from logstitch.app import stop_signals
+from logstitch.store import embedded
+from tests.support.service import CHECKOUT, Keys, Service, environment, initialize, running_service, wait_until
 
 EVENT = {"action": "user.login", "category": "auth", "actor": {"id": "u1", "type": "user"}, "tenant_id": "acme"}
 
 
 @pytest.fixture
 def data() -> Iterator[Path]:
-    """A data directory that also the account of the database server can enter."""
+    """A data directory that also the account of the database server can enter; a server left in it is killed."""
     with tempfile.TemporaryDirectory(prefix="logstitch-data-") as name:
         Path(name).chmod(0o755)
         yield Path(name) / "data"
+        # A service that is killed leaves its server running, which would write into what is being removed.
+        servers = [psutil.Process(pid) for pid in embedded._processes_in(Path(name, "data", "postgres").resolve())]
+        for server in servers:
+            with suppress(psutil.NoSuchProcess):
+                server.kill()
+        psutil.wait_procs(servers, timeout=10)
+
+
+def count_of(page: str, metric: str) -> float:
+    """The value of a metric without labels."""
+    found = re.search(rf"^{metric} (\S+)$", page, re.MULTILINE)
+    return float(found[1]) if found else 0.0
 
 
 NOBODY = Keys("", "", "", "")
@@ -94,6 +113,55 @@ def test_administration_needs_no_key(blank_database_url: str) -> None:
         assert revoked.returncode == 0
         with service.client(key["key"]) as client:
             wait_until(lambda: client.post("/api/v1/events", json=EVENT).status_code == 401, seconds=2)
+
+
+def test_commands_work_beside_a_running_service(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(data)
+    with running_service("--data", str(data)) as service:
+        for path in (str(data), str(tmp_path / "link"), os.path.relpath(data, CHECKOUT)):
+            done = command("migrate", "--data", path)
+            assert (done.returncode, done.stdout, done.stderr) == (0, "", "The schema is up to date.\n")
+            listed = command("project", "list", "--json", "--data", path)
+            assert [project["project_id"] for project in json.loads(listed.stdout)] == [service.project_id]
+        with service.client() as client:
+            assert client.post("/api/v1/events", json=EVENT).status_code == 201
+
+
+def test_migrate_logs_to_standard_error_and_as_json(data: Path) -> None:
+    done = command("migrate", "--data", str(data))
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.startswith("Applied: 1")
+    assert not (data / "postgres" / "postmaster.pid").exists()
+
+
+def test_tables_show_whole_ids_however_narrow_the_terminal(blank_database_url: str) -> None:
+    keys = initialize(blank_database_url)
+
+    def shown(*arguments: str) -> str:
+        done = command(*arguments, LOGSTITCH_DATABASE_URL=blank_database_url, COLUMNS="20")
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    listed = json.loads(shown("key", "list", "--json"))
+    table = shown("key", "list")
+    assert len(listed) == 2
+    for key in listed:
+        assert key["id"] in table
+        assert key["prefix"] in table
+    assert keys.project_id in table
+    assert keys.project_id in shown("project", "list")
+    assert keys.organization_id in shown("org", "list")
+
+
+def test_more_connections_than_the_embedded_server_has_are_refused_at_the_start(data: Path) -> None:
+    done = command("serve", "--data", str(data), "--workers", "7", "--bind", "127.0.0.1:0", LOGSTITCH_POOL_SIZE="12")
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("logstitch: 7 workers with 12 + 2 connections each may need 98")
+    assert "PostgreSQL has 97" in last
+    assert "--pool-size" in last
+    assert "Traceback" not in done.stderr
+    assert not (data / "postgres" / "postmaster.pid").exists()
 
 
 @pytest.mark.parametrize(
@@ -181,6 +249,61 @@ def test_a_server_that_may_lose_commits_is_not_ready_and_says_why(blank_database
         assert setting in ops.get("/health/ready").text
 
 
+def test_a_change_of_readiness_is_logged_once(blank_database_url: str) -> None:
+    def changes() -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in service.log_text().splitlines() if line.startswith("{")]
+        return [line for line in lines if line["event"] in ("service.ready", "service.not_ready")]
+
+    def set_default(conn: psycopg.Connection[Any], value: str) -> None:
+        conn.execute(f'ALTER DATABASE "{conn.info.dbname}" SET default_transaction_read_only = {value}'.encode())
+        conn.execute(
+            b"SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            b" WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+
+    with (
+        running_service(database_url=blank_database_url) as service,
+        service.ops() as ops,
+        psycopg.connect(blank_database_url, autocommit=True) as conn,
+    ):
+        wait_until(lambda: len(changes()) == 1)
+        set_default(conn, "on")
+        wait_until(lambda: len(changes()) == 2)
+        for _ in range(3):  # looks at the database
+            calls = count_of(ops.get("/metrics").text, "logstitch_database_calls_total")
+            wait_until(lambda calls=calls: count_of(ops.get("/metrics").text, "logstitch_database_calls_total") > calls)
+        conn.execute("SET transaction_read_only = off")
+        conn.execute("SET default_transaction_read_only = off")
+        set_default(conn, "off")
+        wait_until(lambda: len(changes()) == 3)
+        assert service.stop() == 0
+        wait_until(lambda: len(changes()) == 4)
+        assert [(line["event"], line["level"]) for line in changes()] == [
+            ("service.ready", "info"),
+            ("service.not_ready", "warning"),
+            ("service.ready", "info"),
+            ("service.not_ready", "info"),
+        ]
+        assert changes()[1]["reasons"][0].startswith("database: transaction_read_only is on")
+        assert changes()[3]["reasons"] == ["process: The process is shutting down."]
+
+
+def test_an_embedded_server_that_cannot_start_says_why(data: Path) -> None:
+    with running_service("--data", str(data), workers=2) as service, service.ops(1) as ops:
+        wait_until(lambda: ops.get("/health/ready").status_code == 200)
+        began = count_of(ops.get("/metrics").text, "logstitch_database_start_time_seconds")
+        settings = data / "postgres" / "postgresql.conf"
+        before = settings.read_text()
+        settings.write_text(before + "max_wal_size = plenty\n")
+        os.kill(int((data / "postgres" / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+        wait_until(lambda: "its log: FATAL:" in ops.get("/health/ready").text.replace("The end of", ""), seconds=20)
+        assert "postgresql.conf" in ops.get("/health/ready").text
+        settings.write_text(before)
+        wait_until(lambda: ops.get("/health/ready").status_code == 200, seconds=20)
+        assert count_of(ops.get("/metrics").text, "logstitch_database_start_time_seconds") > began
+        assert service.stop() == 0
+
+
 # -- the end -------------------------------------------------------------------------------------------------------
 
 
@@ -259,3 +382,62 @@ def test_a_second_signal_cuts_the_drain_short_and_the_status_says_so(blank_datab
         service.process.send_signal(signal.SIGTERM)
         assert service.process.wait(10) == 1
         half.close()
+
+
+async def test_signals_are_heard_one_by_one_and_then_never_again() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with stop_signals() as signals, trio.fail_after(10):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+                os.kill(os.getpid(), number)
+                assert await anext(signals) == number
+        assert {signal.getsignal(number) for number in before} == {signal.SIG_IGN}
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_a_second_signal_cuts_the_drain_of_workers_short_and_the_database_is_stopped(data: Path) -> None:
+    settings = ("--data", str(data), "--drain-notice", "0", "--drain-seconds", "60", "--pool-size", "3")
+    with (
+        running_service(*settings, workers=2) as service,
+        socket.create_connection(("127.0.0.1", int(service.url.rpartition(":")[2]))) as half,
+    ):
+        for worker in (0, 1):
+            with service.ops(worker) as ops:
+                assert "logstitch_database_slots 3.0" in ops.get("/metrics").text
+        half.sendall(
+            b"POST /api/v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + service.project_key.encode()
+            + b"\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{"
+        )  # fmt: skip
+
+        def in_flight() -> bool:
+            for worker in (0, 1):
+                with service.ops(worker) as ops:
+                    if "in_flight 1" in ops.get("/metrics").text:
+                        return True
+            return False
+
+        wait_until(in_flight)
+        service.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: service.log_text().count("service.draining") == 2)
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(15) == 1
+        assert "service.cut_short" in service.log_text()
+    assert not (data / "postgres" / "postmaster.pid").exists()
+
+
+def test_signals_that_come_after_the_drain_do_not_kill_it_while_it_stops_the_database(data: Path) -> None:
+    with running_service("--data", str(data), "--drain-notice", "0") as service, service.ops() as ops:
+        wait_until(lambda: ops.get("/health/ready").status_code == 200)
+        postmaster = int((data / "postgres" / "postmaster.pid").read_text().split()[0])
+        os.kill(postmaster, signal.SIGSTOP)  # its stop takes until we say so
+        try:
+            service.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: "service.stopped" in service.log_text())
+            service.process.send_signal(signal.SIGTERM)
+            service.process.send_signal(signal.SIGINT)
+        finally:
+            os.kill(postmaster, signal.SIGCONT)
+        assert service.process.wait(20) == 0
+    assert not (data / "postgres" / "postmaster.pid").exists()

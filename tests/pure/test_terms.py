@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+import time
 from pathlib import Path
 from typing import Any
-from unicodedata import normalize
+from unicodedata import combining, normalize
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from logstitch.evidence.canonical import canonical
+from logstitch.search import terms as search_terms
 from logstitch.search.terms import (
     MAX_WORD_BYTES,
     MAX_WORDS,
@@ -173,6 +176,61 @@ def test_matching_is_having_every_word_as_a_prefix(event: dict[str, Any], text: 
 @given(_text | _ascii)
 def test_a_value_is_found_by_itself(text: str) -> None:
     assert found(text, {"action": "a.b", "metadata": {"x": text}})
+
+
+# -- bounds --------------------------------------------------------------------------------------------------------
+
+HALF = 2_500_000
+WORST = {
+    "marks out of order": "a" + "\u0301" * HALF + "\u0327" * HALF,
+    "marks in turn": "a" + "\u0301\u0327" * HALF,
+    "letters that become marks": "a" + "\u0301" * HALF + "\uff9e" * HALF,
+    "one character that becomes eighteen": "\ufdfa" * HALF,
+    "words of marks": "a\u0301\u0327 " * 1_250_000,
+    "one word": "é" * HALF,
+    "ASCII in between": ("é" + "x" * 5000 + " ") * 1000,
+}
+
+
+@pytest.mark.parametrize("text", WORST.values(), ids=WORST.keys())
+def test_no_text_takes_long_to_fold(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    longest = 0.0
+
+    def timed(form: Any, piece: str) -> str:
+        nonlocal longest
+        began = time.thread_time()
+        result = normalize(form, piece)
+        longest = max(longest, time.thread_time() - began)
+        return result
+
+    monkeypatch.setattr(search_terms, "normalize", timed)
+    began = time.thread_time()
+    search_terms.words_of({"changes": [text]})
+    assert time.thread_time() - began < 1
+    assert longest < 0.02
+
+
+def test_whatever_is_reordered_counts_as_a_mark() -> None:
+    """Also what begins with a combining mark only when it is decomposed."""
+    every = (chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000)
+    marks = [one for one in every if combining(one) or combining(normalize("NFKD", one)[0])]
+    assert len(marks) > 900
+    assert [one for one in marks if search_terms.is_plain(one * 31)] == []
+
+
+def test_where_a_long_text_is_cut_makes_no_difference_between_words() -> None:
+    text = " ".join(f"{i}é\u0301x{i}" for i in range(3000))
+    assert len(text) > 3 * search_terms.MAX_PIECE
+    assert set(query_words(text)) == words_by_definition({"metadata": {"x": text}})
+    assert matches(canonical({"action": "a.b", "metadata": {"x": text}}), query_words("2999é\u0301x2999"))
+
+
+def test_beyond_the_limit_ascii_alone_is_searched() -> None:
+    filler = "é " * (search_terms.MAX_UNICODE // 2)
+    event = {"action": "a.b", "metadata": {"x": filler + "zürich " + " " * search_terms.MAX_PIECE + " london"}}
+    assert found("london", event)
+    assert not found("zürich", event)
+    assert found("zürich", {"action": "a.b", "metadata": {"x": filler[:-20_000] + "zürich"}})
 
 
 # -- facets --------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ import psycopg
 import pytest
 import trio
 from psycopg.conninfo import make_conninfo
+from structlog.testing import capture_logs
 
 from logstitch.errors import ConfigurationError, DatabaseUnavailable
 from logstitch.store import database as module
@@ -595,6 +596,24 @@ async def test_other_levels_of_synchronous_commit_are_fine(url: str, level: str)
         assert (await database.check()).ready
 
 
+async def test_a_server_tells_since_when_it_runs_and_how_many_it_can_serve(server: Server) -> None:
+    async with open_database(server.url) as database:
+        first = (await database.check()).started_at
+        server.kill()
+        server.start(max_connections="20", superuser_reserved_connections="5", reserved_connections="2")
+        try:
+            again = (await database.check()).started_at
+            there_are = await trio.to_thread.run_sync(module.connections_for_us, server.url)
+        finally:
+            server.kill()
+
+    assert first is not None
+    assert again is not None
+    assert again > first
+    assert abs(again - time.time()) < 60
+    assert there_are == 13
+
+
 async def test_a_read_only_server_is_unavailable_to_writers_and_open_to_readers(url: str) -> None:
     async with open_database(make_conninfo(url, options="-c default_transaction_read_only=on")) as database:
         with pytest.raises(DatabaseUnavailable, match="read-only"):
@@ -648,24 +667,71 @@ async def test_a_server_that_is_absent_at_start_is_found_when_it_comes(server: S
 
 
 async def test_an_outage_costs_one_line_in_the_log_and_no_memory(
-    server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(module, "QUIET", 0.0)
     monkeypatch.setattr(module, "POOL_WAIT", 0.1)
     monkeypatch.setattr(module, "RECONNECT_EVERY", 0.01)
     server.kill()
-    async with open_database(server.url, pool_size=2) as database:
-        for _ in range(5):
-            with pytest.raises(DatabaseUnavailable):
-                await database.transact(insert(1))
-        assert database._pool.get_stats()["requests_waiting"] == 0
-        await trio.to_thread.run_sync(server.start)
-        await database.transact(insert(2), hold=SOON)
+    with capture_logs() as lines:
+        async with open_database(server.url, pool_size=2) as database:
+            for _ in range(5):
+                with pytest.raises(DatabaseUnavailable):
+                    await database.transact(insert(1))
+            assert database._pool.get_stats()["requests_waiting"] == 0
+            await trio.to_thread.run_sync(server.start)
+            await database.transact(insert(2), hold=SOON)
 
-    lines = [record.getMessage() for record in caplog.records if record.levelname != "DEBUG"]
-    assert len(lines) == 2
-    assert lines[0].startswith("database trouble: The database cannot be reached. (connection failed")
-    assert "refused" in lines[0]
-    assert lines[1] == "database answers again"
+    trouble, recovered = lines
+    assert (trouble["event"], trouble["log_level"]) == ("database.trouble", "warning")
+    assert trouble["message"] == "The database cannot be reached."
+    assert trouble["sqlstate"] is None
+    assert trouble["reason"].startswith("connection failed")
+    assert "refused" in trouble["reason"]
+    assert recovered["event"] == "database.recovered"
+    assert recovered["trouble_seconds"] > 0
+
+
+async def test_a_server_on_which_only_reads_work_is_one_trouble(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def write(database: Database) -> None:
+        with pytest.raises(DatabaseUnavailable):
+            await database.transact(insert(1))
+
+    with capture_logs() as lines:
+        async with open_database(make_conninfo(url, options="-c default_transaction_read_only=on")) as database:
+            for _ in range(3):
+                await write(database)
+                await database.transact(lambda conn: conn.execute("SELECT 1").fetchone())
+            # Long after the last write, the check still knows better than a read that succeeds.
+            await database.check()
+            monkeypatch.setattr(module, "QUIET", 0.0)
+            await database.transact(lambda conn: conn.execute("SELECT 1").fetchone())
+            await write(database)
+
+    assert [(line["event"], line["message"], line["sqlstate"]) for line in lines] == [
+        ("database.trouble", "The database is read-only.", "25006")
+    ]
+
+
+async def test_a_locked_row_and_a_slow_statement_are_told_without_what_they_hold(url: str) -> None:
+    canary = "4111111111111111"
+
+    def locked(conn: Connection) -> None:
+        conn.execute("SET LOCAL lock_timeout = '10ms'")
+        conn.execute("UPDATE notes SET label = %s", (canary,))
+
+    with capture_logs() as lines, psycopg.connect(url) as other:
+        other.execute("INSERT INTO notes VALUES (1, 'x')")
+        other.commit()
+        other.execute("SELECT * FROM notes FOR UPDATE")
+        async with open_database(url) as database:
+            with pytest.raises(DatabaseUnavailable):
+                await database.transact(locked)
+            with pytest.raises(DatabaseUnavailable):
+                await database.transact(lambda conn: conn.execute("SELECT pg_sleep(9), %s", (canary,)), timeout=0.05)
+
+    assert [line["sqlstate"] for line in lines] == ["55P03", "57014"]
+    assert canary not in str(lines)
 
 
 async def test_a_crash_is_invisible_to_held_calls(server: Server) -> None:
@@ -783,9 +849,10 @@ async def test_the_watchdog_cuts_a_call_to_a_backend_that_stopped(server: Server
             insert(1)(conn)
 
         began = time.monotonic()
-        with pytest.raises(DatabaseUnavailable):
+        with pytest.raises(DatabaseUnavailable), capture_logs() as lines:
             await database.transact(work, timeout=0.2)
         assert time.monotonic() - began < 0.2 + module.CUT_GRACE + SLACK
+        assert [line["event"] for line in lines] == ["database.call_cut", "database.trouble"]
 
         statistics = database.statistics()
         assert (statistics.cut, statistics.in_flight) == (1, 0)

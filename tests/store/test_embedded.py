@@ -16,6 +16,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from logstitch.errors import ConfigurationError
 from logstitch.store import embedded
@@ -29,6 +30,7 @@ from logstitch.store.embedded import (
     open_embedded_postgres,
     restart_delay,
     running_url,
+    why_not_running,
 )
 from tests.support.postgres import scratch_directory
 
@@ -164,6 +166,41 @@ async def test_being_cancelled_stops_it(used: Path) -> None:
             await trio.sleep_forever()
     assert scope.cancelled_caught
     assert gone(pid)
+
+
+async def test_a_signal_during_the_stop_does_not_leave_it_half_way(used: Path) -> None:
+    script = (
+        "import trio, sys, os, signal, pathlib\n"
+        "from logstitch import logs\n"
+        "from logstitch.store.embedded import open_embedded_postgres\n"
+        "logs.configure()\n"  # to standard error
+        "async def main():\n"
+        "    async with open_embedded_postgres(pathlib.Path(sys.argv[1])) as server:\n"
+        "        os.kill(server.pid, signal.SIGSTOP)\n"
+        "        print(server.pid, flush=True)\n"
+        "        trio.lowlevel.spawn_system_task(stopping)\n"
+        "async def stopping():\n"
+        "    while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:\n"
+        "        await trio.sleep(0.01)\n"
+        "    print('stopping', flush=True)\n"
+        "trio.run(main)\n"
+        "assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL\n"
+        "print('stopped', flush=True)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(used)], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    with process, process.stdout:
+        pid = int(process.stdout.readline())
+        assert process.stdout.readline() == "stopping\n"
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)
+        os.kill(pid, signal.SIGCONT)
+        assert process.stdout.readline() == "stopped\n"
+        assert process.wait(SOON) == 0
+    assert gone(pid)
+    assert not (used / "postgres" / "postmaster.pid").exists()
 
 
 async def test_a_signal_from_the_terminal_is_the_services_and_not_the_servers(used: Path) -> None:
@@ -317,11 +354,38 @@ async def test_a_second_service_is_told_whose_it_is_and_how_to_share_it(used: Pa
     assert running_url(used) is None
 
 
+async def test_a_running_server_is_found_by_whatever_path_leads_to_it(
+    used: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link").symlink_to(used)
+    monkeypatch.chdir(tmp_path)
+    async with open_embedded_postgres(Path("link")) as server:
+        for path in (used, tmp_path / "link", Path("link"), Path(os.path.relpath(used)), used / ".." / used.name):
+            assert running_url(path) == server.url, path
+    assert running_url(tmp_path / "nothing") is None
+
+
 async def test_a_cluster_of_another_major_version_is_refused(used: Path) -> None:
     (used / "postgres" / "PG_VERSION").write_text("17\n")
     with pytest.raises(ConfigurationError, match=r"made by PostgreSQL 17, the installed one is 18.*pg_dump"):
         async with open_embedded_postgres(used):
             pass
+
+
+async def test_a_server_that_cannot_start_again_says_why_in_our_log(used: Path) -> None:
+    def ended() -> list[object]:
+        return [line["last_words"] for line in lines if line["event"] == "postgres.ended"]
+
+    with capture_logs() as lines:
+        async with open_embedded_postgres(used) as server:
+            with (used / "postgres" / "postgresql.conf").open("a") as file:
+                file.write("max_wal_size = plenty\n")
+            assert server.pid is not None
+            os.kill(server.pid, signal.SIGKILL)
+            await until(lambda: len(ended()) >= 2)
+
+    assert "max_wal_size" not in str(ended()[0])
+    assert "postgresql.conf" in str(ended()[1])
 
 
 async def test_a_server_that_cannot_start_says_why(used: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -462,6 +526,34 @@ async def test_no_value_gets_into_the_log_whatever_goes_wrong(used: Path) -> Non
     log = (used / "postgres.log").read_text()
     assert "division by zero" in log
     assert canary not in log
+
+
+def test_the_log_tells_why_it_does_not_run(tmp_path: Path) -> None:
+    def says(*lines: str) -> str | None:
+        (tmp_path / "postgres.log").write_text(
+            "".join(f"2026-10-11 12:13:14.{number:03} UTC [42] {line}\n" for number, line in enumerate(lines))
+        )
+        return why_not_running(tmp_path)
+
+    full = 'FATAL:  could not write to file "pg_wal/xlogtemp.42": No space left on device'
+    assert why_not_running(tmp_path) is None  # no log
+    assert says() is None
+    assert says("LOG:  starting PostgreSQL 18.6", full, "LOG:  database system is shut down") == full
+    # Not what clients were told, and not what it died of the time before.
+    assert (
+        says(
+            "LOG:  starting PostgreSQL 18.6",
+            full,
+            "LOG:  starting PostgreSQL 18.6",
+            "FATAL:  the database system is starting up",
+            "FATAL:  sorry, too many clients already",
+            "LOG:  received fast shutdown request",
+        )
+        == "LOG:  received fast shutdown request"
+    )
+    assert len(says("LOG:  " + "x" * 1000) or "") == 300
+    (tmp_path / "postgres.log").write_text("no space for a prefix\n")
+    assert why_not_running(tmp_path) == "no space for a prefix"
 
 
 def test_the_log_is_set_aside_once_and_goes_on_in_the_same_file(tmp_path: Path) -> None:

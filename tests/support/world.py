@@ -7,7 +7,7 @@ failing or curious with ``World.interrupt``.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -372,6 +372,7 @@ class WellBeing:
         self.alive = True
         self.reasons: list[Detail] = []
         self.all: list[ActorHealth] = []
+        self.numbers: dict[str, float] = {}
 
     def live(self) -> bool:
         return self.alive
@@ -381,6 +382,9 @@ class WellBeing:
 
     def actors(self) -> Sequence[ActorHealth]:
         return self.all
+
+    def database(self) -> Mapping[str, float]:
+        return self.numbers
 
 
 def actor_health(path: str, state: ActorState = ActorState.RUNNING, *, restarts: int = 0) -> ActorHealth:
