@@ -70,24 +70,25 @@ class KeyRing:
         self._waiting: dict[bytes, list[Envelope[Authenticate]]] = {}
         self._used: dict[UUID, datetime] = {}
         self._limiter = trio.CapacityLimiter(CONCURRENCY)
+        self._requests: trio.Nursery
 
     async def run(self, mailbox: Mailbox) -> None:
         """Answer until the mailbox is closed and empty; then write the last marks."""
         async with trio.open_nursery() as nursery:
-            async with trio.open_nursery() as requests:
+            async with trio.open_nursery() as self._requests:
                 nursery.start_soon(self._flush_marks)
                 async for envelope in mailbox:
                     if isinstance(envelope.message, Authenticate):
-                        self._authenticate(envelope, requests)
+                        self._authenticate(envelope)
                     else:
-                        requests.start_soon(self._manage, envelope)
+                        self._requests.start_soon(self._manage, envelope)
             nursery.cancel_scope.cancel()
         with trio.move_on_after(2.0, shield=True):
             await self._write_marks()
 
     # -- authentication --------------------------------------------------------------------------------------------
 
-    def _authenticate(self, envelope: Envelope[Authenticate], requests: trio.Nursery) -> None:
+    def _authenticate(self, envelope: Envelope[Authenticate]) -> None:
         digest = envelope.message.digest
         known = self._known.get(digest)
         if known is not None and trio.current_time() < known.expires:
@@ -97,7 +98,7 @@ class KeyRing:
             self._waiting[digest].append(envelope)
         else:
             self._waiting[digest] = [envelope]
-            requests.start_soon(self._look_up, digest)
+            self._requests.start_soon(self._look_up, digest)
 
     async def _look_up(self, digest: bytes) -> None:
         """One look-up answers everyone who asked for this key while it ran."""
@@ -117,6 +118,14 @@ class KeyRing:
             answer = error
         finally:
             waiting = self._waiting.pop(digest)
+        if isinstance(answer, Principal) and trio.current_time() >= began + LEASE_SECONDS:
+            # It took longer than it may be believed. Good enough for who had asked before it began; who came later may
+            # have heard of a revocation meanwhile, and is looked up again.
+            later = [envelope for envelope in waiting if envelope.posted_at >= began]
+            if later:
+                waiting = [envelope for envelope in waiting if envelope.posted_at < began]
+                self._waiting[digest] = later
+                self._requests.start_soon(self._look_up, digest)
         for envelope in waiting:
             if isinstance(answer, Principal):
                 self._used[answer.key_id] = self._now()

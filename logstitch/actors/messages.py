@@ -73,11 +73,13 @@ class SubmitEvents(Ask["Accepted"]):
     """Store these events, all or none. Answered after the commit.
 
     Refused with ``Conflict`` (an idempotency key with another body), ``DailyEventLimitReached`` or ``Unavailable``.
-    ``batch`` says whether an array was sent, so that error fields carry the item's index.
+    ``batch`` says whether an array was sent, so that error fields carry the item's index; ``size`` is the body's, in
+    bytes: what the request weighs in queues.
     """
 
     events: Sequence[IncomingEvent]
     batch: bool
+    size: int
     received_at_ms: int
     daily_limit: int | None
 

@@ -7,7 +7,7 @@ announces much and sends little takes nothing from the others.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import Any
 
 from logstitch import metrics
@@ -27,31 +27,39 @@ class ClientGone(Exception):
 
 
 class Budget:
-    """How many bytes of bodies the process holds, and how many it may hold."""
+    """How many bytes of bodies the process holds, and how many it may hold: in all, and of one key, so that nobody's
+    bodies keep out everybody else's."""
 
-    __slots__ = ("held", "limit")
+    __slots__ = ("_by_owner", "_share", "held", "limit")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, share: int) -> None:
         self.limit = limit
+        self._share = share
         self.held = 0
+        self._by_owner: dict[Hashable, int] = {}
 
-    def take(self, size: int) -> None:
-        """Raises ``Unavailable`` when that would be more than the limit."""
-        if self.held + size > self.limit:
+    def take(self, size: int, owner: Hashable) -> None:
+        """Raises ``Unavailable`` when that would be more than the limit, or more than the share of one ``owner``."""
+        owned = self._by_owner.get(owner, 0) + size
+        if self.held + size > self.limit or owned > self._share:
             raise Unavailable("Too many request bodies are on their way. Try again in a moment.")
+        self._by_owner[owner] = owned
         self.held += size
         metrics.BODY_BYTES_IN_FLIGHT.set(self.held)
 
-    def give_back(self, size: int) -> None:
+    def give_back(self, size: int, owner: Hashable) -> None:
         """What ``take`` took."""
         self.held -= size
+        owned = self._by_owner.pop(owner) - size
+        if owned:
+            self._by_owner[owner] = owned
         metrics.BODY_BYTES_IN_FLIGHT.set(self.held)
 
 
 class Body:
     """One request's body, not read yet. ``release`` gives its bytes back to the budget."""
 
-    __slots__ = ("_budget", "_headers", "_held", "_limits", "_receive")
+    __slots__ = ("_budget", "_headers", "_held", "_limits", "_receive", "owner")
 
     def __init__(self, headers: Mapping[bytes, bytes], receive: Receive, budget: Budget, limits: Limits) -> None:
         self._headers = headers
@@ -59,6 +67,8 @@ class Body:
         self._budget = budget
         self._limits = limits
         self._held = 0
+        self.owner: Hashable = None
+        """Whose share of the budget it takes; to be set before it is read."""
 
     def expect_none(self) -> None:
         """Raises ``InvalidRequest`` if one was announced: what would be dropped in silence is refused."""
@@ -103,7 +113,7 @@ class Body:
     def release(self) -> None:
         """Give the bytes back; to be called when nobody holds the body any more."""
         if self._held:
-            self._budget.give_back(self._held)
+            self._budget.give_back(self._held, self.owner)
             self._held = 0
 
     def _take(self, message: Mapping[str, Any]) -> bytes:
@@ -112,7 +122,7 @@ class Body:
         chunk: bytes = message.get("body", b"")
         if self._held + len(chunk) > self._limits.body_bytes:
             raise self._too_large()
-        self._budget.take(len(chunk))
+        self._budget.take(len(chunk), self.owner)
         self._held += len(chunk)
         return chunk
 

@@ -41,7 +41,7 @@ class Events:
             events, batch = await trio.to_thread.run_sync(_read, body, now_ms, limiter=self._threads)
         accepted = await self._services.events_in.ask(
             project.no,
-            SubmitEvents(events, batch, now_ms, call.caller.plan.limits.events_per_day),
+            SubmitEvents(events, batch, len(body), now_ms, call.caller.plan.limits.events_per_day),
             timeout=call.seconds_left(),
         )
         metrics.EVENTS_ACCEPTED.inc(len(accepted.ids) - accepted.replays)

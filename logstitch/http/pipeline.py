@@ -20,6 +20,10 @@ from logstitch.http.responses import Reply
 from logstitch.http.schemas import ProjectQuery, check
 from logstitch.http.services import Limits, Services
 
+BELIEVED_SECONDS = 0.2
+"""A body that took longer has its sender's credential looked at again: it may have been revoked meanwhile. Less than
+what a revocation waits for leases to run out."""
+
 
 class Exchange:
     """One request on its way through, and what its access log line will say about it."""
@@ -39,7 +43,7 @@ class Pipeline:
     def __init__(self, limits: Limits, services: Services | None = None) -> None:
         self._limits = limits
         self._services = services
-        self._budget = Budget(limits.bytes_in_flight)
+        self._budget = Budget(limits.bytes_in_flight, limits.bytes_in_flight_of_key)
 
     @property
     def body_bytes_held(self) -> int:
@@ -68,9 +72,14 @@ class Pipeline:
                     # The time in which the client sends is not the handler's.
                     began = trio.current_time()
                     scope.deadline, late = began + limits.body_seconds, BodyTimeout("The body did not arrive in time.")
+                    if call.principal is not None:
+                        body.owner = call.principal.key_id
                     data = await body.read()
-                    call.deadline += trio.current_time() - began
+                    took = trio.current_time() - began
+                    call.deadline += took
                     scope.deadline, late = call.deadline, Unavailable("The service did not answer in time.")
+                    if call.principal is not None and took > BELIEVED_SECONDS:
+                        await self._admit(exchange, endpoint, path, scope.deadline)
                 return await endpoint.handler(call, data)
         except ClientGone:
             raise

@@ -49,7 +49,14 @@ def make_groups(count: int) -> list[list[bytes]]:
             incoming = validate_events(orjson.loads(orjson.dumps(batch)), now_ms=now_ms)
             stored = [event.raw for event in incoming]
             unchanged = [()] * len(stored)
-            for event in prepare(incoming, stored, unchanged, received_at_ms=now_ms, secret=bytes(32), mint=mint):
+            for event in prepare(
+                incoming,
+                stored,
+                unchanged,
+                received_at_ms=now_ms,
+                secret=bytes(32),
+                ids=mint.mint(len(incoming), now_ms),
+            ):
                 seq += 1
                 rows.append(
                     events.row(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
+import psycopg
 import pytest
 import trio
 
@@ -104,6 +105,33 @@ async def test_from_the_answer_on_every_process_refuses_a_revoked_key(database_u
                 with pytest.raises(KeyRevoked):
                     await desk.keyring.ask(authenticate(secret), timeout=5)
             revoked.set()
+
+
+async def test_whoever_asks_after_a_revocation_is_refused_however_long_an_older_look_up_takes(
+    database_url: str,
+) -> None:
+    async with open_desk(database_url) as one, open_desk(database_url, one.first) as other:
+        key_id, secret = await one.create()
+        answers: list[str] = []
+
+        async def use(name: str) -> None:
+            try:
+                await other.keyring.ask(authenticate(secret), timeout=10)
+                answers.append(f"{name} let in")
+            except KeyRevoked:
+                answers.append(f"{name} refused")
+
+        with psycopg.connect(database_url) as blocker:
+            # The look-up has its snapshot, from before the revocation, and then waits.
+            blocker.execute("LOCK TABLE organizations IN ACCESS EXCLUSIVE MODE")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(use, "before")
+                await trio.sleep(0.2)
+                await one.keyring.ask(one.revocation(key_id), timeout=5)
+                nursery.start_soon(use, "after")
+                await trio.sleep(0.2)
+                blocker.rollback()
+        assert "after refused" in answers
 
 
 async def test_revoking_again_answers_the_first_time(database_url: str) -> None:

@@ -13,9 +13,10 @@ from trio.testing import MockClock
 
 from logstitch import metrics
 from logstitch.actors.messages import Authenticate, Project, SubmitEvents
-from logstitch.errors import ActorDown, DatabaseUnavailable, Draining, MailboxFull
+from logstitch.errors import ActorDown, DatabaseUnavailable, Draining, MailboxFull, Unavailable
 from logstitch.http import examples
 from logstitch.http.api import App, create_app
+from logstitch.http.bodies import Budget
 from logstitch.http.services import Limits
 from logstitch.model import MAX_BODY_BYTES
 from tests.support.client import Client, Documented, NoAnswer
@@ -33,7 +34,7 @@ def padded(size: int) -> bytes:
 @pytest.fixture
 def tight(producer: Client, stage: Stage, documented: Documented) -> Client:
     """A client of an app with a small budget."""
-    app = create_app(stage.services(Limits(bytes_in_flight=1000)))
+    app = create_app(stage.services(Limits(bytes_in_flight=1000, bytes_in_flight_of_key=1000)))
     return Client(app, producer.key, documented=documented)
 
 
@@ -188,6 +189,17 @@ async def test_bodies_share_a_budget_of_memory(tight: Client, world: World) -> N
     assert (small.status, held) == (201, [201])
     assert (await tight.request("POST", "/api/v1/events", body=padded(1000))).status == 201
     assert metrics.BODY_BYTES_IN_FLIGHT._value.get() == 0
+
+
+def test_one_keys_bodies_leave_room_for_those_of_others() -> None:
+    budget = Budget(1000, 250)
+    budget.take(200, "greedy")
+    with pytest.raises(Unavailable):
+        budget.take(100, "greedy")
+    budget.take(250, "other")
+    budget.give_back(200, "greedy")
+    budget.take(250, "greedy")
+    assert budget.held == 500
 
 
 async def test_what_is_announced_takes_nothing_until_it_arrives(tight: Client) -> None:

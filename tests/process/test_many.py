@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -107,6 +109,25 @@ def test_a_key_revoked_at_one_process_is_refused_by_the_other_from_the_answer_on
             stop.set()
             user.join(10)
         assert (answer.status_code, answer.json()["error"]["code"]) == (401, "key_revoked")
+
+
+def test_a_key_revoked_while_a_body_arrives_writes_nothing_any_more(pair: tuple[Service, Service]) -> None:
+    one, other = pair
+    with one.client(one.master_key) as admin:
+        made = admin.post("/api/v1/keys", json={"project_id": one.project_id, "type": "project", "name": "x"}).json()
+        body = json.dumps(event()).encode()
+        host, _, port = other.url.removeprefix("http://").rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=10) as slow:
+            head = f"POST /api/v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {made['key']}\r\n"
+            head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            slow.sendall(head.encode() + body[:-1])
+            assert admin.delete(f"/api/v1/keys/{made['id']}").status_code == 200
+            slow.sendall(body[-1:])
+            answer = slow.recv(65536)
+        assert b" 401 " in answer.partition(b"\r\n")[0]
+        assert b"key_revoked" in answer
+        with one.client() as client:
+            assert client.get("/api/v1/events").json()["events"] == []
 
 
 def test_workers_share_the_port_and_one_that_dies_is_replaced(blank_database_url: str) -> None:

@@ -39,7 +39,8 @@ def submission(
 ) -> SubmitEvents:
     """The message that a handler would send for an array of these events."""
     now_ms = received_at_ms or time.time_ns() // 1_000_000
-    return SubmitEvents(validate_events(list(events), now_ms=now_ms), True, now_ms, daily_limit)
+    size = len(orjson.dumps(events))
+    return SubmitEvents(validate_events(list(events), now_ms=now_ms), True, size, now_ms, daily_limit)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 import trio
@@ -31,6 +32,15 @@ GROUP_EVENTS = 1_000
 prepared: 32 clients sending batches of 100 then move in lockstep."""
 PENDING_EVENTS = 2_000
 """Events prepared ahead of the transaction; the mailbox holds the rest."""
+GROUP_BYTES = 8 * 1024 * 1024
+"""Bytes of request bodies that one transaction takes, unless a single one is larger: what is written in well under
+``COMMIT_SECONDS``."""
+PENDING_BYTES = 16 * 1024 * 1024
+"""Bytes of request bodies prepared ahead of the transaction."""
+THREAD_BYTES = 256 * 1024
+"""Requests of this size on are prepared in a thread: the event loop may not be kept from others for so long."""
+TURN_SECONDS = 0.002
+"""How long requests are prepared on the event loop between two checkpoints."""
 TAKE = 64
 """Requests taken from the mailbox at a time."""
 HOLD_SECONDS = 8.0
@@ -53,6 +63,11 @@ class _Work:
     envelope: Envelope[SubmitEvents]
     batch: PreparedBatch
 
+    @property
+    def size(self) -> int:
+        """Of the request, in bytes."""
+        return self.envelope.message.size
+
 
 class Ingest:
     """Owns the queue of accepted batches of one project, and what is known of its tables' heads."""
@@ -66,6 +81,8 @@ class Ingest:
         self._mint = mint
         self._pending: deque[_Work] = deque()
         self._pending_events = 0
+        self._pending_bytes = 0
+        self._thread = trio.CapacityLimiter(1)
         self._room = trio.lowlevel.ParkingLot()  # where the preparer waits for the committer
         self._work = trio.lowlevel.ParkingLot()  # and the committer for the preparer
         self._finished = False
@@ -108,19 +125,28 @@ class Ingest:
                 envelope.refuse(error)
             return
         start = 0
+        turn = trio.current_time()
         for envelope in envelopes:
             request = envelope.message
             end = start + len(request.events)
             stored, changes = redacted.events[start:end], redacted.changes[start:end]
             start = end
-            prepared = prepare(
+            encode = partial(
+                prepare,
                 request.events,
                 stored,
                 changes,
                 received_at_ms=request.received_at_ms,
                 secret=secret,
-                mint=self._mint,
+                ids=self._mint.mint(len(request.events), request.received_at_ms),
             )
+            if request.size >= THREAD_BYTES:
+                prepared = await trio.to_thread.run_sync(encode, limiter=self._thread)
+            else:
+                prepared = encode()
+                if trio.current_time() - turn > TURN_SECONDS:
+                    await trio.lowlevel.checkpoint()
+                    turn = trio.current_time()
             redacted_count = sum(len(fields) for fields in changes)
             batch = PreparedBatch(prepared, request.batch, request.received_at_ms, redacted_count, request.daily_limit)
             await self._enqueue(_Work(envelope, batch))
@@ -133,13 +159,12 @@ class Ingest:
         return self._secret
 
     async def _enqueue(self, work: _Work) -> None:
-        while self._pending_events >= PENDING_EVENTS:
+        while self._pending_events >= PENDING_EVENTS or self._pending_bytes >= PENDING_BYTES:
             await self._room.park()
         self._pending.append(work)
         self._pending_events += len(work.batch.events)
+        self._pending_bytes += work.size
         self._work.unpark_all()
-        if len(work.batch.events) > 1:  # a batch took milliseconds: others get their turn
-            await trio.lowlevel.checkpoint()
 
     # -- committing --------------------------------------------------------------------------------------------------
 
@@ -153,12 +178,16 @@ class Ingest:
         while not self._pending and not self._finished:
             await self._work.park()
         group: list[_Work] = []
-        size = 0
-        while self._pending and (not group or size + len(self._pending[0].batch.events) <= GROUP_EVENTS):
-            work = self._pending.popleft()
-            size += len(work.batch.events)
-            group.append(work)
-        self._pending_events -= size
+        events = size = 0
+        while self._pending:
+            work = self._pending[0]
+            events += len(work.batch.events)
+            size += work.size
+            if group and (events > GROUP_EVENTS or size > GROUP_BYTES):
+                break
+            group.append(self._pending.popleft())
+            self._pending_events -= len(work.batch.events)
+            self._pending_bytes -= work.size
         self._room.unpark_all()
         return group
 

@@ -16,7 +16,6 @@ from logstitch.actors.ingest.admission import Claim
 from logstitch.actors.messages import RedactedField
 from logstitch.evidence.canonical import canonical
 from logstitch.evidence.commitments import SALTS_PER_EVENT, encode_event
-from logstitch.ids import UlidMint
 from logstitch.model import IncomingEvent
 from logstitch.search.terms import facets
 from logstitch.store.events import row_tail
@@ -41,15 +40,14 @@ def prepare(
     *,
     received_at_ms: int,
     secret: bytes,
-    mint: UlidMint,
+    ids: Sequence[bytes],
 ) -> list[PreparedEvent]:
-    """Encode a batch. ``incoming`` is as sent (for the digest), ``stored`` as redacted; ``secret`` is the project's."""
+    """Encode a batch. ``incoming`` is as sent (for the digest), ``stored`` as redacted; ``secret`` is the project's,
+    ``ids`` are fresh ones, 16 bytes each. Touches nothing but its arguments, so it may run in a thread."""
     salts = os.urandom(SALTS_PER_EVENT * len(incoming))
     salt_of = [salts[start : start + SALTS_PER_EVENT] for start in range(0, len(salts), SALTS_PER_EVENT)]
-    minted = mint.mint(len(incoming), received_at_ms)
     return [
-        _prepare(*parts, received_at_ms, secret)
-        for parts in zip(incoming, stored, changes, minted, salt_of, strict=True)
+        _prepare(*parts, received_at_ms, secret) for parts in zip(incoming, stored, changes, ids, salt_of, strict=True)
     ]
 
 
