@@ -5,6 +5,9 @@ lock: the event loop's round trips fell to a third when that was measured. So a 
 priority, between two copies that are streamed through one transaction: bodies out, blocks in. The claim on the segment
 is a lock of that transaction, so no two processes build the same one, and one that dies leaves no trace.
 
+A child that takes too long is killed, and its segment left alone for a while, longer each time, so that the others get
+their turn. The child looks after itself, too: it ends when the service is gone, however that ended.
+
 Polling is the truth; any message wakes it up earlier.
 """
 
@@ -14,7 +17,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -34,14 +37,27 @@ POLL_SECONDS = 2.0
 """Between two looks for closed segments."""
 SEGMENT_SECONDS = 120.0
 """For one segment: 200 times a common one, and enough for one of the largest events there can be."""
+CUT_SECONDS = 15.0
+"""After these is the transaction cut as well: not before, so that what is told is what was wrong."""
+SKIP_SECONDS = 300.0
+"""For which a segment is left alone when its time was up; twice as long each time after that, up to a day."""
+MOST_SKIP_SECONDS = 86_400.0
 NICE = 10
 """Added to the niceness of the child: where processors are short, ingest goes first."""
 
 # Appended, not put first: the directory may be one with many packages, which must not hide the standard library's.
 _CHILD = """
-import os, sys
+import os, signal, sys, threading, time
 sys.path.append(sys.argv[1])
 os.nice(int(sys.argv[2]))
+
+def live_no_longer_than(parent):
+    while os.getppid() == parent:
+        signal.alarm(60)  # ends the process if this thread gets no turn
+        time.sleep(0.5)
+    os._exit(1)
+
+threading.Thread(target=live_no_longer_than, args=(int(sys.argv[3]),), daemon=True).start()
 from logstitch.search.blocks import serve
 serve(sys.stdin.buffer, sys.stdout.buffer)
 """
@@ -55,77 +71,116 @@ class Indexer:
         database: Database,
         *,
         poll_seconds: float = POLL_SECONDS,
+        segment_seconds: float = SEGMENT_SECONDS,
         layout: Layout = Layout(),  # noqa: B008  # frozen
     ) -> None:
         self._database = database
         self._poll_seconds = poll_seconds
+        self._segment_seconds = segment_seconds
+        self._skipped: dict[tuple[int, int], tuple[float, float]] = {}
+        """Until when, on Trio's clock, a segment is left alone, and for how long that was."""
         self._layout = layout
         self._wake = trio.Event()
 
     async def run(self, mailbox: Mailbox) -> None:
         """Index what is closed, and look again, until the mailbox is closed."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._index)
+            nursery.start_soon(self._index, mailbox)
             # Read all the while: a message only wakes, and none may count as waiting while a segment is built.
             async for _ in mailbox:
                 self._wake.set()
             nursery.cancel_scope.cancel()  # a claim that is not committed is given back
 
-    async def _index(self) -> None:
+    async def _index(self, mailbox: Mailbox) -> None:
         while True:
             self._wake = trio.Event()
             with suppress(DatabaseUnavailable):  # not this actor's to mend, and the next look is soon
-                await self._index_all()
+                await self._index_all(mailbox)
             with trio.move_on_after(self._poll_seconds):
                 await self._wake.wait()
 
-    async def _index_all(self) -> None:
+    async def _index_all(self, mailbox: Mailbox) -> None:
         """Index until nothing is left. The child lives as long: an idle service has none."""
-        with Builder() as builder:
-            while await self._index_one(builder):
-                pass
+        more = True
+        while more:
+            with Builder() as builder, suppress(_TimeIsUp):  # then with a new child
+                while more:
+                    more = await self._index_one(builder)
+                    mailbox.progress()
 
     async def _index_one(self, builder: Builder) -> bool:
         """Index one segment or part; False when there was none."""
-        ended = False
+        ended = late = False
 
-        async def kill_when_cancelled() -> None:
+        async def kill_in_time() -> None:
+            nonlocal late
             try:
-                await trio.sleep_forever()
+                await trio.sleep(self._segment_seconds)
+                late = True
             finally:
                 if not ended:
                     builder.kill()  # whose thread waits for the child is done at once, not after the whole segment
 
-        away: DatabaseUnavailable | None = None
+        claims: list[words.Claim] = []
+        now = trio.current_time()
+        skip = [segment for segment, (until, _) in self._skipped.items() if until > now]
+        error: DatabaseUnavailable | BuilderDied | None = None
         found = False
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(kill_when_cancelled)
+            nursery.start_soon(kill_in_time)
             try:
                 found = await self._database.transact(
-                    lambda conn: index_next(conn, builder, self._layout), timeout=SEGMENT_SECONDS
+                    lambda conn: index_next(conn, builder, self._layout, skip=skip, on_claim=claims.append),
+                    timeout=self._segment_seconds + CUT_SECONDS,
                 )
-            except DatabaseUnavailable as error:
-                away = error  # raised below: out of the nursery it would come in a group
-            except BuilderDied:
+            except (DatabaseUnavailable, BuilderDied) as caught:
+                error = caught  # raised below: out of the nursery it would come in a group
                 await trio.lowlevel.checkpoint_if_cancelled()  # then it was killed just above, and that is no failure
-                raise
             finally:
                 ended = True
                 nursery.cancel_scope.cancel()
-        if away is not None:
-            raise away
+        if late and error is not None:
+            for claim in claims[-1:]:
+                self._skip(claim)
+            raise _TimeIsUp from error
+        if error is not None:
+            raise error
+        for claim in claims[-1:]:
+            self._skipped.pop((claim.project_no, claim.segment), None)
+        if late:  # just when it was done: the child is dead all the same
+            raise _TimeIsUp
         return found
 
+    def _skip(self, claim: words.Claim) -> None:
+        segment = (claim.project_no, claim.segment)
+        _, before = self._skipped.get(segment, (0.0, 0.0))
+        seconds = min(max(SKIP_SECONDS, before * 2), MOST_SKIP_SECONDS)
+        self._skipped[segment] = (trio.current_time() + seconds, seconds)
 
-def index_next(conn: Connection, builder: Builder, layout: Layout = Layout()) -> bool:  # noqa: B008  # frozen
+
+class _TimeIsUp(Exception):
+    """The child was killed because a segment took too long."""
+
+
+def index_next(
+    conn: Connection,
+    builder: Builder,
+    layout: Layout = Layout(),  # noqa: B008  # frozen
+    *,
+    skip: Sequence[tuple[int, int]] = (),
+    on_claim: Callable[[words.Claim], None] | None = None,
+) -> bool:
     """Index one closed segment or, when all have their words, one part of an open one; False when there was none.
 
     Within the transaction that ``conn`` is in. Closed segments go first: where events come faster than they can be
-    indexed, parts, which are indexed again with their segment, are the work to leave out.
+    indexed, parts, which are indexed again with their segment, are the work to leave out. ``skip``: segments (project
+    and number) to leave alone. ``on_claim`` is told what is going to be indexed.
     """
-    claim = words.claim_segment(conn, layout.bits) or words.claim_part(conn, layout.bits, layout.part_bits)
+    claim = words.claim_segment(conn, layout.bits, skip) or words.claim_part(conn, layout.bits, layout.part_bits, skip)
     if claim is None:
         return False
+    if on_claim is not None:
+        on_claim(claim)
     parts = layout.parts(claim.segment)
     unit = layout.unit(claim.segment) if claim.part is None else parts[claim.part]
     built = builder.build(words.read_bodies(conn, claim.project_no, unit.seqs))
@@ -208,7 +263,7 @@ class Builder:
 
 def _start_child() -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-P", "-c", _CHILD, str(Path(logstitch.__file__).parents[1]), str(NICE)],
+        [sys.executable, "-P", "-c", _CHILD, str(Path(logstitch.__file__).parents[1]), str(NICE), str(os.getpid())],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         # What the service is told through its environment is no business of the child's.

@@ -1,21 +1,24 @@
 """Reader: one actor a process that answers reads of events, several at a time, so a slow search holds up no other.
 
-It owns no state. Each question is one read-only transaction; what to look up next is decided by ``search.pages``, what
-a look-up costs by ``store.reading``, and here the two are put together.
+It owns no state but who waits. Projects take turns, so one that asks much waits for itself. Each question is one
+read-only transaction; what to look up next is decided by ``search.pages``, what a look-up costs by ``store.reading``,
+and here the two are put together.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import trio
 
 from logstitch.actors.mailbox import Envelope, Mailbox
 from logstitch.actors.messages import EventFilter, EventPage, GetEvent, ListEvents, Order, Position
-from logstitch.errors import AskTimeout, NotFound
-from logstitch.search.pages import BUDGET_SECONDS, FoundPage, Hit, Query, Walk, find_page
+from logstitch.errors import AskTimeout, NotFound, Unavailable
+from logstitch.search.pages import BUDGET_SECONDS, Body, FoundPage, Hit, Query, Walk, find_page
 from logstitch.search.segments import Layout, Place, Span, Window, is_glob, like_pattern
 from logstitch.search.terms import Facet, facet
 from logstitch.store import reading, words
@@ -27,10 +30,69 @@ HOLD_SECONDS = 8.0
 """How long a question is held through an outage of the database."""
 CONCURRENCY = 5
 """Questions that are looked up at the same time: fewer than there are database connections, so that searches, however
-slow, leave some to those who write."""
+slow, leave some to those who write. One of them is kept for single events, which never wait behind searches."""
+MOST_OF_PROJECT = 2
+"""Pages of one project that are looked up at the same time."""
+MOST_WAITING = 32
+"""Questions of one project, of each kind, that may wait: it must not fill the mailbox either."""
+MOST_WAITING_ALL = 256
+"""The same of all projects together."""
 MOST_ACTIONS = 1000
 """Actions that a pattern may stand for in the inverted index. One that matches more is no rare one: then the events
 are walked along, and each one's action is compared with the pattern."""
+
+
+@dataclass(slots=True)
+class _Line:
+    """Questions of one kind that wait for one of ``slots``, the projects taking turns."""
+
+    slots: int
+    most_of_project: int
+    waiting: dict[int, deque[Envelope[Any]]] = field(default_factory=dict)
+    """By project, the one whose turn it is first; none is empty."""
+    running: Counter[int] = field(default_factory=Counter)
+
+    def add(self, envelope: Envelope[Any]) -> None:
+        """Queue a question, or refuse it when too many wait that somebody still waits for."""
+        if sum(map(len, self.waiting.values())) >= MOST_WAITING_ALL:
+            envelope.refuse(Unavailable("As many reads wait as may wait. Try again in a moment."))
+            return
+        queue = self.waiting.setdefault(envelope.message.project_no, deque())
+        if len(queue) >= MOST_WAITING:
+            for one in queue:
+                _drop_if_abandoned(one)
+            queue = self.waiting[envelope.message.project_no] = deque(one for one in queue if not one.answered)
+        if len(queue) >= MOST_WAITING:
+            envelope.refuse(Unavailable("As many reads of this project wait as may wait. Try again in a moment."))
+        else:
+            queue.append(envelope)
+
+    def take(self) -> Envelope[Any] | None:
+        """The next question to look up: the first of the first project that has no more than its share running."""
+        while self.running.total() < self.slots:
+            project = next((one for one in self.waiting if self.running[one] < self.most_of_project), None)
+            if project is None:
+                return None
+            queue = self.waiting.pop(project)
+            envelope = queue.popleft()
+            if queue:
+                self.waiting[project] = queue  # behind the others
+            if not _drop_if_abandoned(envelope):
+                self.running[project] += 1
+                return envelope
+        return None
+
+    def done(self, project: int) -> None:
+        """One that was taken is answered."""
+        self.running[project] -= 1
+        if not self.running[project]:
+            del self.running[project]
+
+
+def _drop_if_abandoned(envelope: Envelope[Any]) -> bool:
+    if envelope.abandoned:
+        envelope.refuse(AskTimeout("Nobody waits for this any more."))
+    return envelope.answered
 
 
 class Reader:
@@ -38,40 +100,41 @@ class Reader:
 
     def __init__(self, database: Database, *, concurrency: int = CONCURRENCY) -> None:
         self._database = database
-        self._slots = trio.Semaphore(concurrency)
+        self._pages = _Line(max(1, concurrency - 1), MOST_OF_PROJECT)
+        self._single = _Line(1, 1)
 
     async def run(self, mailbox: Mailbox) -> None:
         """Answer until the mailbox is closed and empty."""
         async with trio.open_nursery() as nursery:
-            while True:
-                # The slot first: what no slot is free for stays in the mailbox, which is bounded and counted.
-                await self._slots.acquire()
-                try:
-                    envelope = await mailbox.receive()
-                except trio.EndOfChannel:
-                    return
-                if envelope.abandoned:
-                    envelope.refuse(AskTimeout("Nobody waits for this any more."))
-                    self._slots.release()
-                    continue
-                nursery.start_soon(self._answer, envelope, mailbox)
+            async for envelope in mailbox:
+                match envelope.message:
+                    case ListEvents():
+                        self._pages.add(envelope)
+                    case GetEvent():
+                        self._single.add(envelope)
+                    case other:
+                        envelope.refuse(TypeError(f"the reader was asked {type(other).__name__}"))
+                self._start(nursery, mailbox)
 
-    async def _answer(self, envelope: Envelope[Any], mailbox: Mailbox) -> None:
+    def _start(self, nursery: trio.Nursery, mailbox: Mailbox) -> None:
+        for line in (self._single, self._pages):
+            while (envelope := line.take()) is not None:
+                nursery.start_soon(self._answer, envelope, line, nursery, mailbox)
+
+    async def _answer(self, envelope: Envelope[Any], line: _Line, nursery: trio.Nursery, mailbox: Mailbox) -> None:
         try:
-            match envelope.message:
-                case ListEvents() as request:
-                    envelope.reply(await self._list(request))
-                case GetEvent() as request:
-                    envelope.reply(await self._get(request))
-                case other:
-                    raise TypeError(f"the reader was asked {type(other).__name__}")
+            if isinstance(envelope.message, ListEvents):
+                envelope.reply(await self._list(envelope.message))
+            else:
+                envelope.reply(await self._get(envelope.message))
         except Exception as error:
             # A defect shows where the question came from, as an internal error. There is no state here that a restart
             # would mend, and it would take the other questions with it.
             envelope.refuse(error)
         finally:
-            self._slots.release()
+            line.done(envelope.message.project_no)
             mailbox.progress()
+        self._start(nursery, mailbox)
 
     async def _list(self, request: ListEvents) -> EventPage:
         return await self._database.transact(lambda conn: list_events(conn, request), hold=HOLD_SECONDS, read_only=True)
@@ -135,11 +198,13 @@ def _resolve(
     action_like = None
     if wanted.action is not None and is_glob(wanted.action):
         pattern = like_pattern(wanted.action)
-        actions = tuple(reading.find_actions(conn, project_no, pattern, MOST_ACTIONS + 1))
-        if not actions:
+        found = reading.find_actions(conn, project_no, pattern, MOST_ACTIONS, wanted.action.partition("*")[0])
+        if found is None:
+            action_like = pattern
+        elif not found:
             return None
-        if len(actions) > MOST_ACTIONS:
-            actions, action_like = None, pattern
+        else:
+            actions = tuple(found)
     elif wanted.action is not None:
         actions = (wanted.action,)
     columns = Columns(
@@ -203,8 +268,12 @@ class _Snapshot:
     def word_blocks(self, keys: Sequence[int], prefix: bytes) -> Iterator[tuple[int, bytes]]:
         return iter(words.find_blocks(self._conn, self._project_no, keys, prefix))
 
-    def bodies(self, seqs: Sequence[int]) -> Mapping[int, str]:
-        return reading.find_bodies(self._conn, self._project_no, seqs)
+    def bodies(self, seqs: Sequence[int]) -> Mapping[int, Body]:
+        found = reading.find_bodies(self._conn, self._project_no, seqs)
+        return {seq: Body(size, text) for seq, (size, text) in found.items()}
+
+    def text(self, seq: int) -> str:
+        return reading.find_body(self._conn, self._project_no, seq)
 
 
 def _range(window: Window) -> Range:

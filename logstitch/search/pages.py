@@ -5,7 +5,9 @@ is rare, and then the inverted index (facets) or the word blocks (words) name th
 together bound the work of a page by what the page holds and by the number of segments, never by the project.
 
 The search knows at any moment up to which place in the order it has seen everything. When its time is up, it returns
-what lies before that place and goes on there with the next page, so it neither skips nor repeats.
+what lies before that place and goes on there with the next page, so it neither skips nor repeats. The time is looked
+at after every body that was searched, for one may have megabytes. Of those large bodies one at a time is held, and a
+page ends when it has ``PAGE_BYTES``, before what is beyond is read.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ SCAN_EVENTS: Final = 4096
 """Events taken at once from a segment without word blocks: taking more means to scan it again."""
 VERIFY_EVENTS: Final = 64
 """Bodies read at once to look for words: about a page, because most of them pass. Where they do not, eight times as
-many from then on, and no more: the largest bodies have megabytes."""
+many from then on. Long ones are read one by one."""
+PAGE_BYTES: Final = 4 * 1024 * 1024
+"""Bodies of one page; a page of one event may have more."""
 BUDGET_SECONDS: Final = 1.5
 """For one page. Far beyond what any single filter takes; a search that needs more is answered in parts."""
 
@@ -50,6 +54,13 @@ class Hit(NamedTuple):
 
     place: Place
     seq: int
+
+
+class Body(NamedTuple):
+    """How long an event's body is, in bytes; ``text`` is ``None`` for one that is too long to be read unasked."""
+
+    size: int
+    text: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +109,12 @@ class Source(Protocol):
         """Key and payload of the blocks, of these units, that may hold words with the prefix."""
         ...
 
-    def bodies(self, seqs: Sequence[int]) -> Mapping[int, str]:
-        """The bodies of these events."""
+    def bodies(self, seqs: Sequence[int]) -> Mapping[int, Body]:
+        """The bodies of these events, without the text of those that are long."""
+        ...
+
+    def text(self, seq: int) -> str:
+        """The body of one event, however long."""
         ...
 
 
@@ -148,20 +163,24 @@ class _Search:
     deadline: float
     layout: Layout
     wanted: int = field(init=False)
-    known: dict[int, str] = field(init=False, default_factory=dict)
-    """Bodies that were read to look for words."""
+    known: dict[int, Body] = field(init=False, default_factory=dict)
+    """Bodies that were read to look for words and hold them; of long ones only as many as fit a page."""
+    room: int = field(init=False, default=PAGE_BYTES)
+    """Bytes of long bodies that ``known`` may still take."""
+    seen: Place | None = field(init=False, default=None)
+    """Where the last step ran out of time: everything up to there was looked at."""
 
     def __post_init__(self) -> None:
         self.wanted = self.query.limit + 1  # one more tells whether there is a next page
 
     def page(self) -> FoundPage:
         hits, rest = self._find()
-        shown = hits[: self.query.limit]
-        if len(hits) > self.query.limit:
-            last: Place | None = shown[-1].place
+        bodies = self._bodies(hits[: self.query.limit])
+        if len(hits) > len(bodies):
+            last: Place | None = hits[len(bodies) - 1].place
         else:
             last = None if rest is None or rest.empty else rest.last_read()
-        return FoundPage(self._bodies(shown), last)
+        return FoundPage(bodies, last)
 
     def _find(self) -> tuple[list[Hit], Window | None]:
         """The first hits, and the window that is left when time was up; ``None`` when all of it was seen."""
@@ -195,7 +214,9 @@ class _Search:
     def _walk(self, window: Window, events: int) -> tuple[list[Hit], Window | None]:
         """The hits among the next ``events`` events, and the window that is left; ``None`` when nothing is."""
         walk = self.source.walk(window, events, events if self.query.words else self.wanted)
-        return self._verified(walk.hits, self.wanted), None if walk.last is None else window.after(walk.last)
+        passed, stopped = self._verified(walk.hits, self.wanted)
+        last = walk.last if stopped is None else stopped
+        return passed, None if last is None else window.after(last)
 
     def _promising(self, walked: int, hits: int, spans: Sequence[Span], window: Window) -> int:
         """How many events to walk on for, if that is cheaper than looking into segments; else 0.
@@ -234,6 +255,11 @@ class _Search:
                 return [hit for hit in hits if hit.place not in rest], rest
             at += steps.size
             hits = self._in_order(hits + self._look(step, useful, wanted))[:wanted]
+            if self._stopped:
+                for span in spans[at : at + 1]:
+                    self._stop(span.begins(window).last_read())
+                rest = self._rest(window)
+                return [hit for hit in hits if hit.place not in rest], rest
             steps.took(self.clock() - began)
         return hits, None
 
@@ -247,7 +273,14 @@ class _Search:
                 parts = self._parts(span.segment)
                 units += parts
                 seqs = self.layout.seqs(span.segment)
+                if self._stopped:
+                    self._stop(span.begins(window).last_read())
+                    continue
                 hits += self._scan(range(parts[-1].seqs.stop if parts else seqs.start, seqs.stop), window, wanted)
+        if self._stopped:
+            # The spans come in order, so nothing of them lies before the first.
+            self._stop(spans[0].begins(window).last_read())
+            return hits
         return hits + self._look_up_words(units, window, wanted)
 
     def _parts(self, segment: int) -> list[Unit]:
@@ -269,6 +302,9 @@ class _Search:
             for key, payload in self.source.word_blocks([unit.key for unit in units], word):
                 if positions := blocks.lookup(payload, word):
                     postings[key] = postings[key] | positions if key in postings else positions
+                if self._late():
+                    self._stop(window.last_read())
+                    return []
             found = postings if number == 0 else {key: both for key in postings if (both := postings[key] & found[key])}
             units = [unit for unit in units if unit.key in found]
             if not units:
@@ -282,11 +318,15 @@ class _Search:
         return self._collect(lambda rest: self.source.among(seqs, rest, wanted), wanted, window, wanted)
 
     def _collect(self, read: Callable[[Window], list[Hit]], limit: int, window: Window, wanted: int) -> list[Hit]:
-        """Read ``limit`` hits at a time until ``wanted`` of them hold the words."""
+        """Read ``limit`` hits at a time until ``wanted`` of them hold the words, or time is up."""
         hits: list[Hit] = []
         while True:
             some = read(window)
-            hits += self._verified(some, wanted - len(hits))
+            passed, stopped = self._verified(some, wanted - len(hits))
+            hits += passed
+            if stopped is not None:
+                self._stop(stopped)
+                return hits
             if len(some) < limit or len(hits) >= wanted:
                 return hits
             window = window.after(some[-1].place)
@@ -299,36 +339,75 @@ class _Search:
     def _in_order(self, hits: list[Hit]) -> list[Hit]:
         return sorted(hits, key=lambda hit: hit.place, reverse=self.query.window.newest_first)
 
-    def _verified(self, hits: Sequence[Hit], wanted: int) -> list[Hit]:
-        """The first ``wanted`` of the hits whose bodies hold the words."""
+    def _late(self) -> bool:
+        return self.clock() >= self.deadline
+
+    @property
+    def _stopped(self) -> bool:
+        """Whether time was up in the middle of a step, which then is the last."""
+        return self.seen is not None
+
+    def _rest(self, window: Window) -> Window:
+        return window if self.seen is None else window.after(self.seen)
+
+    def _stop(self, place: Place) -> None:
+        """This step looked at nothing beyond ``place``, or not at all of it."""
+        if self.seen is None:
+            self.seen = place
+        else:
+            self.seen = max(self.seen, place) if self.query.window.newest_first else min(self.seen, place)
+
+    def _verified(self, hits: Sequence[Hit], wanted: int) -> tuple[list[Hit], Place | None]:
+        """The first ``wanted`` of the hits whose bodies hold the words, and the last looked at if time was up there.
+
+        At least one is looked at: so every answer gets on.
+        """
         if not self.query.words:
-            return list(hits[:wanted])
+            return list(hits[:wanted]), None
         passed: list[Hit] = []
         start, size = 0, VERIFY_EVENTS
-        while start < len(hits):
+        while start < len(hits) and len(passed) < wanted:
             some = hits[start : start + size]
             start, size = start + size, VERIFY_EVENTS * 8
             bodies = self.source.bodies([hit.seq for hit in some])
             for hit in some:
-                if len(passed) >= wanted:
-                    return passed
-                if self._matches(bodies[hit.seq]):
-                    self.known[hit.seq] = bodies[hit.seq]
+                body = bodies[hit.seq]
+                text = self.source.text(hit.seq) if body.text is None else body.text
+                if self._matches(text):
+                    if body.text is not None:
+                        self.known[hit.seq] = body
+                    elif self.room > 0:
+                        self.room -= body.size
+                        self.known[hit.seq] = Body(body.size, text)
                     passed.append(hit)
-        return passed
+                    if len(passed) >= wanted:
+                        break
+                if self._late():
+                    return passed, hit.place
+        return passed, None
 
     def _matches(self, body: str) -> bool:
         # Most bodies are told apart without being parsed. Where normalizing changes nothing, folding goes character by
         # character, so the words of the values are to be found in the folded text of the whole.
-        folded = body.casefold()
-        if body.isascii() or (is_normalized("NFKC", body) and is_normalized("NFKC", folded)):
+        # Normalizing, and so telling whether it would, is quick for such texts only.
+        ascii_only = body.isascii()
+        folded = body.casefold() if ascii_only or terms.is_plain(body) else None
+        if folded is not None and (ascii_only or (is_normalized("NFKC", body) and is_normalized("NFKC", folded))):
             text = folded.encode()
             if not all(word in text for word in self.query.words):
                 return False
         return terms.matches(body.encode(), self.query.words)
 
     def _bodies(self, hits: Sequence[Hit]) -> tuple[str, ...]:
+        """The bodies of the first hits: of one at least, and of as many as fit a page."""
         missing = [hit.seq for hit in hits if hit.seq not in self.known]
-        if missing:
-            self.known.update(self.source.bodies(missing))
-        return tuple(self.known[hit.seq] for hit in hits)
+        known = {**self.known, **self.source.bodies(missing)} if missing else self.known
+        texts: list[str] = []
+        room = PAGE_BYTES
+        for hit in hits:
+            body = known[hit.seq]
+            room -= body.size
+            if texts and room < 0:
+                break
+            texts.append(self.source.text(hit.seq) if body.text is None else body.text)
+        return tuple(texts)

@@ -12,6 +12,12 @@ An event counts with at most its first 16,384 distinct words (in the order just 
 metadata can hold in words of any language, and within the 1 MB that PostgreSQL allows one ``tsvector``. Only an event
 with megabytes of ``changes`` can have more.
 
+No text can make this slow. Normalizing takes time with the square of a run of combining marks, and one character may
+become eighteen, all in a single call that keeps every other thread waiting. So text is folded in pieces of 8,192
+characters at most, cut after a space or a line where there is one; a mark beyond the 30th in a row begins a new run, as
+in the Stream-Safe Text Format (UAX #15, section 13); and beyond the first 262,144 characters of an event's pieces that
+hold other characters than ASCII, only the pieces that hold none are searched.
+
 The inverted index also holds the exact values of the filter columns (facets), told apart by their first byte: an
 upper-case tag, where a word's is ``w``.
 """
@@ -19,7 +25,7 @@ upper-case tag, where a word's is ``w``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from hashlib import shake_256
 from typing import Any, Final
@@ -30,6 +36,10 @@ import orjson
 MAX_WORD_BYTES: Final = 40
 MAX_WORDS: Final = 16_384
 MAX_FACET_BYTES: Final = 200
+MAX_PIECE: Final = 8192
+"""Characters that one call folds."""
+MAX_UNICODE: Final = 256 * 1024
+"""Characters of an event that are folded by Unicode's rules. ASCII costs next to nothing and has no such limit."""
 WORD_TAG: Final = b"w"
 
 _SEARCHED: Final = ("action", "category", "tenant_id", "actor", "target", "context", "metadata", "changes")
@@ -39,6 +49,9 @@ _FOLD = bytes(ord(chr(i).lower()) if chr(i).isalnum() and i < 128 else 32 for i 
 _LETTERS_TO_X = bytes(32 if i == 32 else 120 for i in range(256))
 _LONG_RUN = b"x" * (MAX_WORD_BYTES + 1)
 _WORD = re.compile(r"[^\W_]+")
+# Whatever may be reordered. The two half-width sound marks are letters, but become combining marks.
+_RUN_OF_MARKS = re.compile(r"(?:[^\w\x00-\x7f]|[\uff9e\uff9f]){30}")
+_GRAPHEME_JOINER = "\u034f"  # reordered with nothing, part of no word
 
 
 class Facet(Enum):
@@ -74,7 +87,7 @@ def query_words(text: str) -> list[bytes]:
 def matches(body: bytes, wanted: Sequence[bytes]) -> bool:
     """Whether every one of the query's words is a word of the event or the beginning of one."""
     text = _text_of(orjson.loads(body))
-    if len(text) > MAX_WORDS:  # So many characters may be more words than count.
+    if len(text) > MAX_PIECE:  # More than one piece, and maybe more words than count.
         present = b"\n".join(_distinct(text, MAX_WORDS))
         separator = b"\n"
     elif text.isascii():
@@ -139,27 +152,72 @@ def _gather(values: Iterable[object], texts: list[str]) -> None:
             _gather(item, texts)
 
 
+def is_plain(text: str) -> bool:
+    """Whether a text is folded in one quick call: short enough, and without long runs of combining marks."""
+    return len(text) <= MAX_PIECE and _RUN_OF_MARKS.search(text) is None
+
+
 def _distinct(text: str, limit: int) -> list[bytes]:
     """The distinct words of a text: all of them, or the first ``limit`` to appear."""
-    found: list[bytes]
+    if len(text) <= MAX_PIECE:
+        few = _words_of_ascii(text.encode().translate(_FOLD)) if text.isascii() else _words_of_piece(text)
+        if len(few) <= limit:
+            return list(set(few))
+        return list(dict.fromkeys(few))[:limit]
+    found: dict[bytes, None] = {}
+    for some in _words_by_piece(text):
+        found.update(dict.fromkeys(some))
+        if len(found) >= limit:
+            return list(found)[:limit]
+    return list(found)
+
+
+def _words_by_piece(text: str) -> Iterator[list[bytes]]:
     if text.isascii():
         folded = text.encode().translate(_FOLD)
-        found = folded.split()
-        has_long = _LONG_RUN in folded.translate(_LETTERS_TO_X)
-    else:
-        found = list(map(str.encode, _WORD.findall(_fold_text(text))))
-        has_long = True
-    if has_long:
-        found = [word if len(word) <= MAX_WORD_BYTES else _cut(word) for word in found]
-    if len(found) > limit:
-        return list(dict.fromkeys(found))[:limit]
-    return list(set(found))
+        start = 0
+        while start < len(folded):
+            stop = folded.find(b" ", start + MAX_PIECE)
+            stop = len(folded) if stop < 0 else stop
+            yield _words_of_ascii(folded[start:stop])
+            start = stop
+        return
+    room, start = MAX_UNICODE, 0
+    while start < len(text):
+        stop = start + MAX_PIECE
+        if stop < len(text):
+            # Neither composes with what follows, so cutting there changes nothing.
+            stop = 1 + max(text.rfind(" ", start, stop), text.rfind("\n", start, stop)) or stop
+        piece = text[start:stop]
+        start = stop
+        if piece.isascii():
+            yield _words_of_ascii(piece.encode().translate(_FOLD))
+        elif len(piece) <= room:
+            room -= len(piece)
+            yield _words_of_piece(piece)
+        else:
+            room = 0
+
+
+def _words_of_ascii(folded: bytes) -> list[bytes]:
+    found = folded.split()
+    if _LONG_RUN in folded.translate(_LETTERS_TO_X):
+        found = [_cut(word) for word in found]
+    return found
+
+
+def _words_of_piece(text: str) -> list[bytes]:
+    return [_cut(word.encode()) for word in _WORD.findall(_fold_text(text))]
 
 
 def _fold_text(text: str) -> str:
+    if _RUN_OF_MARKS.search(text) is not None:
+        text = _RUN_OF_MARKS.sub(r"\g<0>" + _GRAPHEME_JOINER, text)
     # Folding may undo normalization and the other way round, so once more (Unicode, 3.13, definition D146).
     return normalize("NFKC", normalize("NFKC", text).casefold())
 
 
 def _cut(word: bytes) -> bytes:
+    if len(word) <= MAX_WORD_BYTES:
+        return word
     return word[:MAX_WORD_BYTES].decode(errors="ignore").encode()

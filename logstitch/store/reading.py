@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from logstitch.store.database import Connection
@@ -20,6 +20,11 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _FIRST = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MILLISECOND
 _LAST = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MILLISECOND
+
+SHORT_BYTES: Final = 8192
+"""Bodies up to here are read, or looked through, many at once."""
+LOOK_ACTIONS: Final = 20_000
+"""Distinct actions that are compared with a pattern."""
 
 Row = tuple[int, UUID, int]
 """An event's occurred_at in milliseconds, its id, its seq."""
@@ -64,10 +69,14 @@ def find_tenant(conn: Connection, project_no: int, tenant_id: str) -> int | None
     return None if row is None else int(row[0])
 
 
-def find_actions(conn: Connection, project_no: int, pattern: str, limit: int) -> list[str]:
-    """At most ``limit`` of the project's actions that are LIKE ``pattern``, in no order."""
-    rows = conn.execute(_sql.find_actions, {"project_no": project_no, "pattern": pattern, "limit": limit})
-    return [action for (action,) in rows]
+def find_actions(conn: Connection, project_no: int, pattern: str, limit: int, head: str = "") -> list[str] | None:
+    """The project's actions that are LIKE ``pattern``, in no order; ``None`` when there are more than ``limit``.
+
+    All that pass must begin with ``head``. Where more than LOOK_ACTIONS do, that is ``None``, too.
+    """
+    values = {"project_no": project_no, "pattern": pattern, "head": head, "look": LOOK_ACTIONS + 1}
+    looked, actions = conn.execute(_sql.find_actions, values).fetchone() or (0, [])
+    return None if looked > LOOK_ACTIONS or len(actions) > limit else actions
 
 
 def find_event(conn: Connection, project_no: int, event_id: UUID) -> str | None:
@@ -76,10 +85,19 @@ def find_event(conn: Connection, project_no: int, event_id: UUID) -> str | None:
     return None if row is None else str(row[0])
 
 
-def find_bodies(conn: Connection, project_no: int, seqs: Sequence[int]) -> dict[int, str]:
-    """The bodies of these events, by seq."""
-    rows = conn.cursor(binary=True).execute(_sql.find_bodies, {"project_no": project_no, "seqs": list(seqs)})
-    return dict(rows.fetchall())
+def find_bodies(conn: Connection, project_no: int, seqs: Sequence[int]) -> dict[int, tuple[int, str | None]]:
+    """The sizes, in bytes, and the bodies of these events, by seq; ``None`` for a body over SHORT_BYTES."""
+    values = {"project_no": project_no, "seqs": list(seqs), "short": SHORT_BYTES}
+    rows = conn.cursor(binary=True).execute(_sql.find_bodies, values)
+    return {seq: (size, body) for seq, size, body in rows}
+
+
+def find_body(conn: Connection, project_no: int, seq: int) -> str:
+    """The body of one event, which must be there."""
+    row = conn.cursor(binary=True).execute(_sql.find_body, {"project_no": project_no, "seq": seq}).fetchone()
+    if row is None:
+        raise LookupError(f"project {project_no} has no event {seq}")
+    return str(row[0])
 
 
 def find_spans(conn: Connection, project_no: int) -> list[tuple[int, int, int, bool]]:
@@ -139,7 +157,7 @@ def find_possible(
     """The first ``limit`` events, in order, of a range of seqs, that may hold words which begin with ``words``.
 
     Words are folded letters and digits, so none of them means something to LIKE. None is left out that holds them
-    all; bodies with other characters than ASCII are for the caller to judge.
+    all; bodies over SHORT_BYTES, or with other characters than ASCII, are for the caller to judge.
     """
     return _look(
         conn,
@@ -150,6 +168,7 @@ def find_possible(
         limit,
         after_seq=seqs.start - 1,
         last_seq=seqs.stop - 1,
+        short=SHORT_BYTES,
         patterns=[f"%{word.decode()}%" for word in words],
     )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from logstitch.store.database import Connection
 from logstitch.store.queries import load
@@ -26,26 +27,30 @@ class Claim:
     part: int | None
 
 
-def claim_segment(conn: Connection, bits: int) -> Claim | None:
+def claim_segment(conn: Connection, bits: int, skip: Sequence[tuple[int, int]] = ()) -> Claim | None:
     """Take a closed segment that has no word blocks; ``None`` if there is none, or it is being worked on.
 
-    ``bits``: a segment has 2 to the power of it events.
+    ``bits``: a segment has 2 to the power of it events. ``skip``: segments, by project and number, to leave alone.
     """
-    return _claim(conn, conn.execute(_sql.find_unindexed_segment, {"bits": bits}).fetchone())
+    return _claim(conn, conn.execute(_sql.find_unindexed_segment, {"bits": bits} | _skipped(skip)).fetchone())
 
 
-def claim_part(conn: Connection, bits: int, part_bits: int) -> Claim | None:
+def claim_part(conn: Connection, bits: int, part_bits: int, skip: Sequence[tuple[int, int]] = ()) -> Claim | None:
     """Take the first part of an open segment that is full and has no word blocks; ``None`` as above.
 
     ``part_bits``: a part has 2 to the power of it events. Parts are stored under ``~(parts before it in the project)``.
     """
-    values = {"bits": bits, "part_bits": part_bits}
+    values = {"bits": bits, "part_bits": part_bits} | _skipped(skip)
     claim = _claim(conn, conn.execute(_sql.find_unindexed_part, values).fetchone())
     if claim is None or claim.part is None:
         return None
     # Somebody may have written it between the look and the lock; this statement sees what was committed by then.
     key = ~((claim.segment << bits - part_bits) + claim.part)
     return None if find_indexed(conn, claim.project_no, [key]) else claim
+
+
+def _skipped(segments: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    return {"skip_projects": [no for no, _ in segments], "skip_segments": [segment for _, segment in segments]}
 
 
 def _claim(conn: Connection, row: tuple[object, ...] | None) -> Claim | None:

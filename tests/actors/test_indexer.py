@@ -5,8 +5,12 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -198,6 +202,83 @@ async def test_it_stops_at_once_even_while_the_child_works(database_url: str, mo
                 await supervisor.stop("indexer", deadline_seconds=10)
         assert crashes == []
         assert await ready(database) == []
+
+
+async def test_a_segment_that_takes_too_long_does_not_keep_the_others_waiting(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a segment that hangs the child, then the child is killed, and the segment is left alone for a while."""
+    child = indexer._CHILD
+    hanging = """
+import logstitch.search.blocks as module, time
+real = module.words
+module.words = lambda body: time.sleep(1000) if b"hang" in body else real(body)
+serve("""
+    monkeypatch.setattr(indexer, "_CHILD", child.replace("\nserve(", hanging))
+    tries: list[tuple[int, int]] = []
+    skip = Indexer._skip
+
+    def note(actor: Indexer, claim: Any) -> None:
+        skip(actor, claim)
+        tries.append((claim.project_no, claim.segment))
+
+    monkeypatch.setattr(Indexer, "_skip", note)
+    crashes: list[Crash] = []
+    async with open_database(database_url) as database, open_supervisor(on_crash=crashes.append) as supervisor:
+        given = events(24)
+        given[9] = (AT + 9, an_event(metadata={"note": "hang"}))
+        await database.transact(lambda conn: store(conn, 1, given, bits=BITS))
+        layout = Layout(BITS, 1)
+        supervisor.start(
+            "indexer",
+            lambda: Indexer(database, poll_seconds=0.05, segment_seconds=2.0, layout=layout),
+            capacity=4,
+        )
+        await until(database, [(1, 0), (1, 2)])
+        with trio.fail_after(30):
+            while not tries:  # noqa: ASYNC110  # nothing to wait for
+                await trio.sleep(0.02)
+        await fill(database, 8)
+        await until(database, [(1, 0), (1, 2), (1, 3)])
+    assert tries == [(1, 1)]
+    assert crashes == []
+
+
+def test_a_child_ends_when_its_parent_is_killed() -> None:
+    """Even one whose input stays open: here it is held by the test."""
+    read, write = os.pipe()
+    program = (
+        "import os, subprocess, sys\n"
+        "from logstitch.actors import indexer\n"
+        "start = subprocess.Popen\n"
+        "def popen(*args, **options):\n"
+        f"    return start(*args, **options | {{'stdin': {read}}})\n"
+        "subprocess.Popen = popen\n"
+        "print(indexer._start_child().pid, flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[read]
+    )
+    try:
+        with parent:
+            assert parent.stdout is not None
+            child = int(parent.stdout.readline())
+            parent.kill()
+        give_up = time.monotonic() + 20
+        while is_running(child):
+            assert time.monotonic() < give_up
+            time.sleep(0.05)
+    finally:
+        os.close(read)
+        os.close(write)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 async def is_claimed(database: Database) -> bool:

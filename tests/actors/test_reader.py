@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
 
 import pytest
@@ -12,10 +12,10 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from logstitch.actors.mailbox import Address
-from logstitch.actors.messages import EventFilter, EventPage, GetEvent, Order
-from logstitch.actors.reader import Reader
+from logstitch.actors.messages import EventFilter, EventPage, GetEvent, ListEvents, Order
+from logstitch.actors.reader import MOST_WAITING, Reader
 from logstitch.actors.supervisor import open_supervisor
-from logstitch.errors import AskTimeout, DatabaseUnavailable, NotFound
+from logstitch.errors import AskTimeout, DatabaseUnavailable, NotFound, Unavailable
 from logstitch.store.database import Database, open_database
 from tests.actors.lifecycle import LIFECYCLE, Check, Subject
 from tests.support.stored import AT, Stored, an_event, request, store
@@ -108,24 +108,63 @@ def page(number: int) -> EventPage:
 async def test_a_slow_search_holds_up_no_other(autojump_clock: MockClock) -> None:
     slow = Slow(page(0), page(1))
     slow.gates[1].set()
-    async with open_slow(slow, concurrency=2) as reader, trio.open_nursery() as nursery:
+    async with open_slow(slow, concurrency=3) as reader, trio.open_nursery() as nursery:
         nursery.start_soon(lambda: reader.ask(request(EventFilter()), timeout=20))
         await wait_all_tasks_blocked()
         assert await reader.ask(request(EventFilter()), timeout=1) == page(1)
         slow.gates[0].set()
 
 
-async def test_what_is_too_much_at_once_stays_in_the_mailbox(autojump_clock: MockClock) -> None:
-    slow = Slow(*map(page, range(5)))
-    async with open_slow(slow, concurrency=2) as reader:
-        async with trio.open_nursery() as nursery:
-            for _ in range(5):
-                nursery.start_soon(lambda: reader.ask(request(EventFilter()), timeout=20))
+async def test_projects_take_turns(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a project with many searches, then it has two at a time, another's are next, and single events wait for
+    none of them."""
+    order: list[int] = []
+    gates: list[trio.Event] = []
+
+    async def look_up(_: Reader, asked: ListEvents) -> EventPage:
+        order.append(asked.project_no)
+        gates.append(trio.Event())
+        await gates[len(order) - 1].wait()
+        return page(asked.project_no)
+
+    monkeypatch.setattr(Reader, "_list", look_up)
+    slow = Slow("the event")
+    slow.gates[0].set()
+    async with open_slow(slow, concurrency=4) as reader, trio.open_nursery() as nursery:
+        for project_no in (1, 1, 1, 1, 2, 2, 3):
+            nursery.start_soon(lambda no=project_no: reader.ask(request(EventFilter(), project_no=no), timeout=20))
             await wait_all_tasks_blocked()
-            assert (slow.running, reader.health().depth) == (2, 3)
+        assert order == [1, 1, 2]
+        assert await reader.ask(GetEvent(1, uuid.uuid4()), timeout=1) == "the event"
+        for number in range(7):
+            gates[number].set()
+            await wait_all_tasks_blocked()
+        assert order == [1, 1, 2, 1, 2, 3, 1]
+
+
+async def test_a_project_can_have_so_many_waiting(autojump_clock: MockClock) -> None:
+    """One more than that is refused at once, unless nobody waits for one of the others any more."""
+    slow = Slow(*map(page, range(100)))
+    async with open_slow(slow, concurrency=2) as reader:
+
+        async def ask(timeout: float) -> None:
+            with suppress(AskTimeout):
+                await reader.ask(request(EventFilter()), timeout=timeout)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(MOST_WAITING + 1):
+                nursery.start_soon(ask, 5 if number == 7 else 20)
+                await wait_all_tasks_blocked()
+            with pytest.raises(Unavailable, match="this project"):
+                await reader.ask(request(EventFilter()), timeout=20)
+            await trio.sleep(6)
+            nursery.start_soon(ask, 20)
+            await wait_all_tasks_blocked()
             for gate in slow.gates:
                 gate.set()
-        assert (slow.most, slow.calls, reader.health().handled) == (2, 5, 5)
+        assert slow.calls == MOST_WAITING + 1
+        health = reader.health()
+        assert (health.depth, health.in_flight, slow.most) == (0, 0, 1)
 
 
 async def test_a_question_that_nobody_waits_for_any_more_is_not_looked_up(autojump_clock: MockClock) -> None:

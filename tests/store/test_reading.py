@@ -15,6 +15,7 @@ from logstitch.actors.reader import MOST_ACTIONS, list_events
 from logstitch.search import pages
 from logstitch.search.segments import Layout
 from logstitch.search.terms import query_words
+from logstitch.store import reading
 from logstitch.store.database import Connection
 from logstitch.times import MAX_MS, MIN_MS
 from tests.support.stored import AT, an_event, matching, request, store
@@ -288,6 +289,82 @@ def test_a_glob_of_more_actions_than_can_be_named_is_compared_while_walking(conn
     assert read_all(conn, wanted, limit=100) == [one.body for one in matching(stored, wanted, Order.DESC)]
     narrower = EventFilter(action="auth.*", actor_id="ada", end_ms=AT + 50)
     assert read_all(conn, narrower) == [one.body for one in matching(stored, narrower, Order.DESC)]
+
+
+def test_only_so_many_actions_are_compared_with_a_glob(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "LOOK_ACTIONS", 50)
+    actions = [f"{kind}.a{n}" for n in range(40) for kind in ("auth", "doc")]
+    stored = store(conn, 1, [(AT + n, an_event(action=action)) for n, action in enumerate(actions)], bits=BITS)
+    assert reading.find_actions(conn, 1, "%a3", 1000) is None
+    assert reading.find_actions(conn, 1, "doc%a3", 1000, "doc") == ["doc.a3"]
+    for glob in ("*a3", "doc*a3"):
+        wanted = EventFilter(action=glob)
+        assert read_all(conn, wanted) == [one.body for one in matching(stored, wanted, Order.DESC)]
+
+
+@pytest.mark.parametrize("order", list(Order))
+@pytest.mark.parametrize("words", [(), (b"report",)])
+def test_a_page_ends_before_its_bodies_are_too_many(
+    conn: Connection, monkeypatch: pytest.MonkeyPatch, order: Order, words: tuple[bytes, ...]
+) -> None:
+    """Given events of 300 kB, and pages of 1 MB, then what is beyond is not even read, and nothing is skipped."""
+    monkeypatch.setattr(pages, "PAGE_BYTES", 1_000_000)
+    read: list[int] = []
+    find_body = reading.find_body
+
+    def counted(conn: Connection, project_no: int, seq: int) -> str:
+        read.append(seq)
+        return find_body(conn, project_no, seq)
+
+    monkeypatch.setattr(reading, "find_body", counted)
+    notes = [f"report{n} " * 40_000 for n in range(8)]
+    given = [(AT + n, an_event(metadata={"n": note})) for n, note in enumerate(notes)]
+    given[4:4] = [(AT + 4, an_event(metadata={"n": "report " * 200_000}))]  # more than a page alone
+    stored = store(conn, 1, given, bits=BITS)
+    wanted = EventFilter(words=words)
+    first = list_events(conn, request(wanted, order=order, limit=100), layout=Layout(BITS, 1))
+    assert len(first.bodies) == 3
+    assert first.next is not None
+    if not words:
+        assert len(read) == 3
+    assert read_all(conn, wanted, order, 100) == [one.body for one in matching(stored, wanted, order)]
+
+
+@pytest.mark.usefixtures("short_walks")
+@pytest.mark.parametrize("order", list(Order))
+@pytest.mark.parametrize("indexed", [0, 1, 1000])
+def test_the_time_is_looked_at_after_every_body(
+    conn: Connection, monkeypatch: pytest.MonkeyPatch, order: Order, indexed: int
+) -> None:
+    """Given bodies of which each takes a second, then a page searches what its budget has, and skips none."""
+    now = [0.0]
+    matches = pages._Search._matches
+
+    def slow(search: Any, body: str) -> bool:
+        now[0] += 1
+        return matches(search, body)
+
+    monkeypatch.setattr(pages._Search, "_matches", slow)
+    monkeypatch.setattr("logstitch.actors.reader.time.monotonic", lambda: now[0])
+    chance = random.Random(11)
+    events = enumerate(random_events(chance, 60))
+    given = [(at, event | {"metadata": {"n": f"ä report{n % 7}"}}) for n, (at, event) in events]
+    stored = store(conn, 1, given, bits=BITS, chance=chance)
+    index_all(conn, most=indexed)
+    for word in (b"report", b"report3", b"nowhere"):
+        wanted = EventFilter(words=(word,))
+        expected = [one.body for one in matching(stored, wanted, order)]
+        bodies: list[str] = []
+        after: Position | None = None
+        while True:
+            began = now[0]
+            page = list_events(conn, request(wanted, order=order, after=after), layout=Layout(BITS, 1), budget=4)
+            assert now[0] - began <= 5
+            bodies += page.bodies
+            if page.next is None:
+                break
+            after = page.next
+        assert bodies == expected
 
 
 @pytest.mark.parametrize("order", list(Order))

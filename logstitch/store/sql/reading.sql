@@ -16,16 +16,24 @@ SELECT set_config('enable_seqscan', 'off', true), set_config('enable_sort', 'off
 -- name: find_tenant
 SELECT tenant_no FROM tenants WHERE project_no = %(project_no)s AND tenant_id = %(tenant_id)s;
 
+-- Those that begin with the pattern's head lie side by side; chr(1114111) sorts after every other character.
 -- name: find_actions
-SELECT action FROM project_actions
-WHERE project_no = %(project_no)s AND action LIKE %(pattern)s
-LIMIT %(limit)s;
+SELECT count(*)::int, coalesce(array_agg(action) FILTER (WHERE action LIKE %(pattern)s), '{}') FROM (
+    SELECT action FROM project_actions
+    WHERE project_no = %(project_no)s AND action >= %(head)s::text AND action <= %(head)s::text || chr(1114111)
+    LIMIT %(look)s
+) AS looked;
 
 -- name: find_event
 SELECT body FROM events WHERE project_no = %(project_no)s AND id = %(id)s;
 
+-- How long a body is stands beside it: octet_length reads none.
 -- name: find_bodies
-SELECT seq, body FROM events WHERE project_no = %(project_no)s AND seq = ANY (%(seqs)s::bigint[]);
+SELECT seq, octet_length(body), CASE WHEN octet_length(body) <= %(short)s::int THEN body END
+FROM events WHERE project_no = %(project_no)s AND seq = ANY (%(seqs)s::bigint[]);
+
+-- name: find_body
+SELECT body FROM events WHERE project_no = %(project_no)s AND seq = %(seq)s;
 
 -- Milliseconds are rounded: the spans were computed through floating point.
 -- name: find_spans
@@ -182,12 +190,13 @@ ORDER BY CASE WHEN %(newest_first)s THEN occurred_at END DESC, CASE WHEN %(newes
 LIMIT %(limit)s;
 
 -- What may hold the words: a body of ASCII only in its lower case (the "C" collation folds ASCII and leaves the rest);
--- any other body is for the caller to fold.
+-- any other body is for the caller to fold, and so is a long one, one by one and with an eye on the time.
 -- name: find_possible
 SELECT seq, occurred_at, id FROM (
     SELECT project_no, seq, occurred_at, id, tenant_no, actor_id, actor_type, action, category, target_id, target_type FROM events
     WHERE project_no = %(project_no)s AND seq > %(after_seq)s AND seq <= %(last_seq)s
-      AND (lower(body) LIKE ALL (%(patterns)s::text[]) OR octet_length(body) <> char_length(body))
+      AND CASE WHEN octet_length(body) > %(short)s::int THEN true
+               ELSE lower(body) LIKE ALL (%(patterns)s::text[]) OR octet_length(body) <> char_length(body) END
     OFFSET 0
 ) AS candidates
 WHERE project_no = %(project_no)s

@@ -7,6 +7,10 @@
 -- name: find_unindexed_segment
 SELECT s.project_no, s.segment, NULL::int FROM segments s JOIN project_heads h USING (project_no)
 WHERE NOT s.words_ready AND h.seq >= (s.segment + 1)::bigint << %(bits)s::int
+  AND NOT EXISTS (
+      SELECT FROM unnest(%(skip_projects)s::int[], %(skip_segments)s::int[]) AS k (project_no, segment)
+      WHERE k.project_no = s.project_no AND k.segment = s.segment
+  )
 ORDER BY random()
 LIMIT 1;
 
@@ -24,6 +28,10 @@ FROM segments s JOIN project_heads h USING (project_no), LATERAL (
     LIMIT 1
 ) AS p
 WHERE NOT s.words_ready AND h.seq < (s.segment + 1)::bigint << %(bits)s::int
+  AND NOT EXISTS (
+      SELECT FROM unnest(%(skip_projects)s::int[], %(skip_segments)s::int[]) AS k (project_no, segment)
+      WHERE k.project_no = s.project_no AND k.segment = s.segment
+  )
 ORDER BY random()
 LIMIT 1;
 
