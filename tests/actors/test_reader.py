@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -132,7 +133,8 @@ async def test_projects_take_turns(autojump_clock: MockClock, monkeypatch: pytes
     slow.gates[0].set()
     async with open_slow(slow, concurrency=4) as reader, trio.open_nursery() as nursery:
         for project_no in (1, 1, 1, 1, 2, 2, 3):
-            nursery.start_soon(lambda no=project_no: reader.ask(request(EventFilter(), project_no=no), timeout=20))
+            message = request(EventFilter(), project_no=project_no)
+            nursery.start_soon(partial(reader.ask, message, timeout=20))
             await wait_all_tasks_blocked()
         assert order == [1, 1, 2]
         assert await reader.ask(GetEvent(1, uuid.uuid4()), timeout=1) == "the event"
