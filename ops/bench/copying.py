@@ -62,7 +62,7 @@ def make_groups(count: int) -> list[list[bytes]]:
                     events.row(
                         PROJECT,
                         seq,
-                        event.claim.id.bytes,
+                        event.claim.id,
                         tenants.setdefault(event.tenant_id, len(tenants) + 1),
                         sizes[event.tenant_id],
                         event.occurred_at_ms,
