@@ -35,6 +35,9 @@ from logstitch.store.database import Connection, Database
 
 POLL_SECONDS = 2.0
 """Between two looks for closed segments."""
+SETTLE_SECONDS = 5.0
+"""How long a part of an open segment has been full before it is indexed. At 3,000 events a second and more the segment
+is closed by then and indexed once, as a whole; until then its events are scanned."""
 SEGMENT_SECONDS = 120.0
 """For one segment: 200 times a common one, and enough for one of the largest events there can be."""
 CUT_SECONDS = 15.0
@@ -176,7 +179,9 @@ def index_next(
     indexed, parts, which are indexed again with their segment, are the work to leave out. ``skip``: segments (project
     and number) to leave alone. ``on_claim`` is told what is going to be indexed.
     """
-    claim = words.claim_segment(conn, layout.bits, skip) or words.claim_part(conn, layout.bits, layout.part_bits, skip)
+    claim = words.claim_segment(conn, layout.bits, skip) or words.claim_part(
+        conn, layout.bits, layout.part_bits, skip, settle_seconds=SETTLE_SECONDS
+    )
     if claim is None:
         return False
     if on_claim is not None:
@@ -218,7 +223,8 @@ class Builder:
         self.close()
 
     def build(self, bodies: Iterable[bytes]) -> Iterator[Block]:
-        """The blocks of the segment that has these bodies. All of them are read before this returns."""
+        """The blocks of the segment that has these bodies, in pieces as ``search.blocks.write_bodies`` takes them. All
+        of them are read before this returns."""
         try:
             to_child, from_child = self._pipes()
             write_bodies(to_child, bodies)

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from logstitch.actors.mailbox import Ask
 from logstitch.model import IncomingEvent, Plan
+from logstitch.redaction.engine import Change
 
 # -- who is calling ------------------------------------------------------------------------------------------------
 
@@ -167,19 +168,11 @@ class RedactEvents(Ask["Redacted"]):
 
 
 @dataclass(frozen=True, slots=True)
-class RedactedField:
-    """One field value that redaction changed: its dot path and the ids of the rules that did it."""
-
-    field: str
-    rules: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Redacted:
     """``events`` in the order of the message, as they may be stored; ``changes[i]`` is what was done to event ``i``."""
 
     events: Sequence[dict[str, object]]
-    changes: Sequence[tuple[RedactedField, ...]]
+    changes: Sequence[tuple[Change, ...]]
 
 
 # -- keys and projects ---------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ project has rules the rule set is empty and every event comes back as it was sen
 from __future__ import annotations
 
 from logstitch.actors.mailbox import Mailbox
-from logstitch.actors.messages import Redacted, RedactedField, RedactEvents
+from logstitch.actors.messages import Redacted, RedactEvents
 from logstitch.redaction.engine import RuleSet, redact
 
 
@@ -23,8 +23,5 @@ class Redaction:
             request: RedactEvents = envelope.message
             results = [redact(event.raw, self._rules) for event in request.events]
             envelope.reply(
-                Redacted(
-                    events=[result.event for result in results],
-                    changes=[tuple(RedactedField(c.field, c.rules) for c in result.changes) for result in results],
-                )
+                Redacted([result.event for result in results], [result.changes for result in results]),
             )

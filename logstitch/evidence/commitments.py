@@ -18,7 +18,6 @@ from typing import Final, NamedTuple
 import orjson
 
 from logstitch.evidence.canonical import SECTIONS, canonical, encode_sections
-from logstitch.ids import event_id_text
 from logstitch.times import format_time
 
 SALT_BYTES: Final = 16
@@ -33,8 +32,6 @@ _SORTED = orjson.OPT_SORT_KEYS
 class EncodedEvent(NamedTuple):  # a tuple, because it is made for every event and costs a third of a frozen dataclass
     """An event as it is stored."""
 
-    id: bytes
-    """16 bytes."""
     body: bytes
     """Canonical JSON text, UTF-8."""
     content_hash: bytes
@@ -66,7 +63,7 @@ def commit(section: bytes, salt: bytes) -> bytes:
 def encode_event(
     event: Mapping[str, object],
     *,
-    id16: bytes,
+    id_text: str,
     occurred_at_ms: int,
     received_at_ms: int,
     salts: bytes,
@@ -74,66 +71,44 @@ def encode_event(
 ) -> EncodedEvent:
     """Encode a validated and redacted event (``action, category, tenant_id``, its sections, ``idempotency_key``?).
 
-    ``salts`` are ``SALTS_PER_EVENT`` fresh random bytes, of which the first ``16 × present sections`` are used and
-    returned. ``redactions`` are ``{field, rules}`` objects; an empty list is left out of header and body. The event's
-    own ``occurred_at`` is ignored in favour of ``occurred_at_ms``. Raises ``KeyError`` where a required field is
-    missing, ``ValueError`` where salt is.
+    ``id_text`` is the id as answered. ``salts`` are ``SALTS_PER_EVENT`` fresh random bytes, of which the first ``16 ×
+    present sections`` are used and returned. ``redactions`` are ``{field, rules}`` objects; an empty list is left out
+    of header and body. The event's own ``occurred_at`` is ignored in favour of ``occurred_at_ms``. Raises ``KeyError``
+    where a required field is missing, ``ValueError`` where salt is.
     """
     # Everything that header and body share is serialized once and spliced into both, in sorted order of keys.
     sections = encode_sections(event)
-    action = b'{"action":' + _dumps(event["action"])
-    category = b',"category":' + _dumps(event["category"])
-    tenant = b',"tenant_id":' + _dumps(event["tenant_id"]) + b"}"
-    key = b""
-    if (given := event.get("idempotency_key")) is not None:
-        key = b',"idempotency_key":' + _dumps(given)
-    between = f',"id":"{event_id_text(id16)}"'.encode() + key
-    times = f',"occurred_at":"{format_time(occurred_at_ms)}","received_at":"{format_time(received_at_ms)}"'.encode()
-    if redactions:
-        times += b',"redactions":' + canonical(list(redactions))
-
     committed: dict[str, str] = {}
-    shown: dict[str, bytes] = {}
+    shown = {"actor": b"", "changes": b"", "context": b"", "metadata": b"", "target": b""}
     start = 0
     for name, section in sections.items():
         stop = start + SALT_BYTES
-        committed[name] = sha256(salts[start:stop] + section).digest().hex()
+        committed[name] = sha256(salts[start:stop] + section).hexdigest()
         shown[name] = _MEMBERS[name] + section
         start = stop
     if len(salts) < start:
         raise ValueError("every section needs 16 bytes of salt")
-    header = (action, category, between, times, b',"sections":', _dumps(committed, option=_SORTED), tenant)
-    digest = sha256(b"".join(header))
-    get = shown.get
-    body = (
-        action,
-        get("actor", b""),
-        category,
-        get("changes", b""),
-        b',"content_hash":"%b"' % digest.hexdigest().encode(),
-        get("context", b""),
-        between,
-        get("metadata", b""),
-        times,
-        get("target", b""),
-        tenant,
-    )
-    occurred = b""
+    actor, changes, context, metadata, target = shown.values()
+
+    action = b'{"action":' + _dumps(event["action"])
+    category = b',"category":' + _dumps(event["category"])
+    tenant = b',"tenant_id":' + _dumps(event["tenant_id"]) + b"}"
+    key = occurred = b""
+    if (given := event.get("idempotency_key")) is not None:
+        key = b',"idempotency_key":' + _dumps(given)
     if (given := event.get("occurred_at")) is not None:
         occurred = b',"occurred_at":' + _dumps(given)
-    sent = (
-        action,
-        get("actor", b""),
-        category,
-        get("changes", b""),
-        get("context", b""),
-        key,
-        get("metadata", b""),
-        occurred,
-        get("target", b""),
-        tenant,
-    )
-    return EncodedEvent(id16, b"".join(body), digest.digest(), salts[:start], b"".join(sent))
+    between = f',"id":"{id_text}"'.encode() + key
+    times = f',"occurred_at":"{format_time(occurred_at_ms)}","received_at":"{format_time(received_at_ms)}"'.encode()
+    if redactions:
+        times += b',"redactions":' + canonical(list(redactions))
+
+    header = (action, category, between, times, b',"sections":', _dumps(committed, option=_SORTED), tenant)
+    digest = sha256(b"".join(header))
+    own = f',"content_hash":"{digest.hexdigest()}"'.encode()
+    body = (action, actor, category, changes, own, context, between, metadata, times, target, tenant)
+    sent = (action, actor, category, changes, context, key, metadata, occurred, target, tenant)
+    return EncodedEvent(b"".join(body), digest.digest(), salts[:start], b"".join(sent))
 
 
 def header_of(event: Mapping[str, object], commitments: Mapping[str, str]) -> bytes:

@@ -77,14 +77,13 @@ def build(words_per_event: Iterable[Collection[bytes]]) -> Iterator[Block]:
     """
     runs: list[IO[bytes]] = []
     try:
-        index: defaultdict[bytes, bytearray] = defaultdict(bytearray)
+        index: defaultdict[bytes, list[int]] = defaultdict(list)
         postings = 0
         for position, found in enumerate(words_per_event):
             if position >= SEGMENT_EVENTS:
                 raise ValueError("a segment has 16,384 events")
-            place = position.to_bytes(2, "little")
             for word in found:
-                index[word] += place
+                index[word].append(position)
             postings += len(found)
             if postings >= RUN_POSTINGS or len(index) >= RUN_WORDS:
                 runs.append(_write_run(index))
@@ -92,9 +91,9 @@ def build(words_per_event: Iterable[Collection[bytes]]) -> Iterator[Block]:
                 postings = 0
         if not runs:
             in_order = sorted(index)
-            yield from _cut(in_order, list(map(index.__getitem__, in_order)))
+            yield from _cut(in_order, [_packed(index[word]) for word in in_order])
             return
-        rest: Iterator[tuple[bytes, bytes]] = ((word, bytes(index[word])) for word in sorted(index))
+        rest: Iterator[tuple[bytes, bytes]] = ((word, _packed(index[word])) for word in sorted(index))
         # Stable, and the runs stand in the order of their events: the lists of a word join to an ascending one.
         merged = groupby(heapq.merge(*map(_read_run, runs), rest, key=itemgetter(0)), itemgetter(0))
         joined = ((word, b"".join(part for _, part in parts)) for word, parts in merged)
@@ -142,11 +141,12 @@ _LENGTH = struct.Struct("<I")
 _END: Final = _LENGTH.pack(0xFFFFFFFF)
 
 
-def write_bodies(to_builder: IO[bytes], bodies: Iterable[bytes]) -> None:
-    """Send the bodies of one segment's events, in the order of their ``seq``."""
-    for body in bodies:
-        to_builder.write(_LENGTH.pack(len(body)))
-        to_builder.write(body)
+def write_bodies(to_builder: IO[bytes], pieces: Iterable[bytes]) -> None:
+    """Send the bodies of one segment's events, in the order of their ``seq``: one or more to a piece, each on a line of
+    its own."""
+    for piece in pieces:
+        to_builder.write(_LENGTH.pack(len(piece)))
+        to_builder.write(piece)
     to_builder.write(_END)
     to_builder.flush()
 
@@ -164,7 +164,8 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     """Turn bodies into blocks, segment by segment, until there are no more requests or nobody reads the answers."""
     with suppress(EOFError, BrokenPipeError):
         while True:
-            for block in build(words(body) for body in iter(partial(_receive, requests), None)):
+            pieces = iter(partial(_receive, requests), None)
+            for block in build(words(body) for piece in pieces for body in piece.split(b"\n")):
                 for part in (block.first_word, block.payload):
                     answers.write(_LENGTH.pack(len(part)))
                     answers.write(part)
@@ -188,7 +189,7 @@ def _receive(stream: IO[bytes]) -> bytes | None:
 # -- details -------------------------------------------------------------------------------------------------------
 
 
-def _cut(keys: list[bytes], parts: Sequence[bytes | bytearray]) -> Iterator[Block]:
+def _cut(keys: list[bytes], parts: Sequence[bytes]) -> Iterator[Block]:
     """Fill blocks with words and their lists; a word whose list would be no shorter than a bitmap has its own."""
     lengths = list(map(len, parts))
     # Sums instead of a loop over the words: there are 70,000 in a common segment.
@@ -208,14 +209,14 @@ def _cut(keys: list[bytes], parts: Sequence[bytes | bytearray]) -> Iterator[Bloc
             start = stop + 1
 
 
-def _lists_block(keys: list[bytes], parts: Sequence[bytes | bytearray], lengths: list[int]) -> Block:
+def _lists_block(keys: list[bytes], parts: Sequence[bytes], lengths: list[int]) -> Block:
     text = b"\0" + b"\0".join(keys) + b"\0"
     ends = struct.pack(f"<{len(keys)}H", *accumulate(lengths))
     return Block(keys[0], b"".join((_HEAD.pack(_LISTS, len(keys), len(text)), text, ends, *parts)))
 
 
-def _bitmap_block(word: bytes, part: bytes | bytearray) -> Block:
-    positions = array("H", bytes(part))
+def _bitmap_block(word: bytes, part: bytes) -> Block:
+    positions = array("H", part)
     if sys.byteorder == "big":
         positions.byteswap()
     if positions[-1] - positions[0] + 1 == len(positions):  # in every event, as what all of one source's events share
@@ -230,10 +231,17 @@ def _bitmap_block(word: bytes, part: bytes | bytearray) -> Block:
     return Block(word, b"".join((_HEAD.pack(_BITMAP, 1, len(word) + 2), b"\0", word, b"\0", bitmap)))
 
 
-def _write_run(index: dict[bytes, bytearray]) -> IO[bytes]:
+def _packed(positions: list[int]) -> bytes:
+    packed = array("H", positions)
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return packed.tobytes()
+
+
+def _write_run(index: dict[bytes, list[int]]) -> IO[bytes]:
     run = TemporaryFile(prefix="logstitch-words-")  # noqa: SIM115  # it outlives this function; build closes it
     for word in sorted(index):
-        part = index[word]
+        part = _packed(index[word])
         run.write(_RECORD.pack(len(word), len(part)))
         run.write(word)
         run.write(part)

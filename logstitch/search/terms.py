@@ -18,8 +18,7 @@ characters at most, cut after a space or a line where there is one; a mark beyon
 in the Stream-Safe Text Format (UAX #15, section 13); and beyond the first 262,144 characters of an event's pieces that
 hold other characters than ASCII, only the pieces that hold none are searched.
 
-The inverted index also holds the exact values of the filter columns (facets), told apart by their first byte: an
-upper-case tag, where a word's is ``w``.
+The exact values of the filter columns (facets) are in an inverted index of their own, told apart by their first byte.
 """
 
 from __future__ import annotations
@@ -40,7 +39,6 @@ MAX_PIECE: Final = 8192
 """Characters that one call folds."""
 MAX_UNICODE: Final = 256 * 1024
 """Characters of an event that are folded by Unicode's rules. ASCII costs next to nothing and has no such limit."""
-WORD_TAG: Final = b"w"
 
 _SEARCHED: Final = ("action", "category", "tenant_id", "actor", "target", "context", "metadata", "changes")
 
@@ -48,6 +46,7 @@ _SEARCHED: Final = ("action", "category", "tenant_id", "actor", "target", "conte
 _FOLD = bytes(ord(chr(i).lower()) if chr(i).isalnum() and i < 128 else 32 for i in range(256))
 _LETTERS_TO_X = bytes(32 if i == 32 else 120 for i in range(256))
 _LONG_RUN = b"x" * (MAX_WORD_BYTES + 1)
+_STR = {str}
 _WORD = re.compile(r"[^\W_]+")
 # Whatever may be reordered. The two half-width sound marks are letters, but become combining marks.
 _RUN_OF_MARKS = re.compile(r"(?:[^\w\x00-\x7f]|[\uff9e\uff9f]){30}")
@@ -123,22 +122,10 @@ def _shortened(text: bytes) -> bytes:
     return shake_256(text).hexdigest(101).encode()
 
 
-def terms(event: Mapping[str, object]) -> list[bytes]:
-    """Everything the inverted index holds for an event: its facets, and its words tagged ``w``."""
-    return facets(event) + [WORD_TAG + word for word in words_of(event)]
-
-
 def _text_of(event: Mapping[str, object]) -> str:
     """The searched strings of an event, one a line."""
     texts: list[str] = []
-    for name in _SEARCHED:
-        if (value := event.get(name)) is not None:
-            if type(value) is str:
-                texts.append(value)
-            elif type(value) is dict:
-                _gather(value.values(), texts)
-            elif type(value) is list:
-                _gather(value, texts)
+    _gather([event[name] for name in _SEARCHED if name in event], texts)
     return "\n".join(texts)
 
 
@@ -147,7 +134,11 @@ def _gather(values: Iterable[object], texts: list[str]) -> None:
         if type(item) is str:
             texts.append(item)
         elif type(item) is dict:
-            _gather(item.values(), texts)
+            inner = item.values()
+            if {*map(type, inner)} == _STR:  # as in most objects, and then there is nothing to look at one by one
+                texts += inner
+            else:
+                _gather(inner, texts)
         elif type(item) is list:
             _gather(item, texts)
 
@@ -160,16 +151,26 @@ def is_plain(text: str) -> bool:
 def _distinct(text: str, limit: int) -> list[bytes]:
     """The distinct words of a text: all of them, or the first ``limit`` to appear."""
     if len(text) <= MAX_PIECE:
-        few = _words_of_ascii(text.encode().translate(_FOLD)) if text.isascii() else _words_of_piece(text)
+        few = _words_by_line(text)
         if len(few) <= limit:
             return list(set(few))
-        return list(dict.fromkeys(few))[:limit]
+        return list(dict.fromkeys(_words_of_piece(text)))[:limit]
     found: dict[bytes, None] = {}
     for some in _words_by_piece(text):
         found.update(dict.fromkeys(some))
         if len(found) >= limit:
             return list(found)[:limit]
     return list(found)
+
+
+def _words_by_line(text: str) -> list[bytes]:
+    """The words of a short text, out of order: of an event that is not all ASCII, most lines are."""
+    if text.isascii():
+        return _words_of_ascii(text.encode().translate(_FOLD))
+    lines = text.split("\n")  # nothing composes with it, so each line is folded as if it stood alone
+    others = "\n".join([line for line in lines if not line.isascii()])
+    plain = "\n".join([line for line in lines if line.isascii()])
+    return _words_of_ascii(plain.encode().translate(_FOLD)) + _words_of_piece(others)
 
 
 def _words_by_piece(text: str) -> Iterator[list[bytes]]:

@@ -14,6 +14,7 @@ from logstitch.store.queries import load
 
 _sql = load("words")
 
+PIECE_BYTES = 128 * 1024
 _AFTER = b"\xff"
 """Begins no character of UTF-8: all words with a prefix sort before the prefix and this."""
 
@@ -35,12 +36,20 @@ def claim_segment(conn: Connection, bits: int, skip: Sequence[tuple[int, int]] =
     return _claim(conn, conn.execute(_sql.find_unindexed_segment, {"bits": bits} | _skipped(skip)).fetchone())
 
 
-def claim_part(conn: Connection, bits: int, part_bits: int, skip: Sequence[tuple[int, int]] = ()) -> Claim | None:
+def claim_part(
+    conn: Connection,
+    bits: int,
+    part_bits: int,
+    skip: Sequence[tuple[int, int]] = (),
+    *,
+    settle_seconds: float = 0.0,
+) -> Claim | None:
     """Take the first part of an open segment that is full and has no word blocks; ``None`` as above.
 
     ``part_bits``: a part has 2 to the power of it events. Parts are stored under ``~(parts before it in the project)``.
+    ``settle_seconds``: for how long its last event must have been there.
     """
-    values = {"bits": bits, "part_bits": part_bits} | _skipped(skip)
+    values = {"bits": bits, "part_bits": part_bits, "settle_seconds": settle_seconds} | _skipped(skip)
     claim = _claim(conn, conn.execute(_sql.find_unindexed_part, values).fetchone())
     if claim is None or claim.part is None:
         return None
@@ -66,16 +75,17 @@ def _claim(conn: Connection, row: tuple[object, ...] | None) -> Claim | None:
 
 
 def read_bodies(conn: Connection, project_no: int, seqs: range) -> Iterator[bytes]:
-    """The bodies of these events in the order of seq, fetched as they are taken; all of them are to be taken."""
+    """The bodies of these events in the order of seq, in pieces of about ``PIECE_BYTES`` with a line feed between two
+    bodies (JSON in canonical form has none), fetched as they are taken; all of them are to be taken."""
     bounds = {"project_no": project_no, "after_seq": seqs.start - 1, "last_seq": seqs.stop - 1}
-    with conn.cursor() as cursor, cursor.copy(_sql.copy_bodies, bounds) as copy:
-        copy.set_types(["bytea"])  # text would be decoded, to be encoded again
-        count = 0
-        for (body,) in copy.rows():
-            yield body
-            count += 1
-    if count != len(seqs):  # positions stand for seqs: one hole would move all that follow
-        raise LookupError(f"project {project_no} has {count} events in {seqs}")
+    with conn.cursor() as cursor, cursor.copy(_sql.copy_bodies, bounds | {"piece_bytes": PIECE_BYTES}) as copy:
+        copy.set_types(["int8", "bytea"])  # text would be decoded, to be encoded again
+        total = 0
+        for count, piece in copy.rows():
+            yield piece
+            total += count
+    if total != len(seqs):  # positions stand for seqs: one hole would move all that follow
+        raise LookupError(f"project {project_no} has {total} events in {seqs}")
 
 
 def write_blocks(conn: Connection, project_no: int, key: int, blocks: Iterable[tuple[bytes, bytes]]) -> None:

@@ -21,10 +21,10 @@ from collections import Counter
 import orjson
 import psycopg
 
-from logstitch.actors.ingest.preparation import prepare
 from logstitch.ids import UlidMint
 from logstitch.loadtest.plan import synthetic_event
 from logstitch.model import validate_events
+from logstitch.recording.preparation import Preparation
 from logstitch.search.segments import lexeme_prefix, segment_of
 from logstitch.store import events
 from ops.bench.load import SEED
@@ -35,7 +35,7 @@ PROJECT = 1
 
 def make_groups(count: int) -> list[list[bytes]]:
     """``count`` groups of rows of the project's first events."""
-    rng, mint = random.Random(SEED), UlidMint()
+    rng, mint, preparation = random.Random(SEED), UlidMint(), Preparation(bytes(32))
     tenants: dict[str, int] = {}
     sizes: Counter[str] = Counter()
     groups: list[list[bytes]] = []
@@ -49,24 +49,15 @@ def make_groups(count: int) -> list[list[bytes]]:
             incoming = validate_events(orjson.loads(orjson.dumps(batch)), now_ms=now_ms)
             stored = [event.raw for event in incoming]
             unchanged = [()] * len(stored)
-            for event in prepare(
-                incoming,
-                stored,
-                unchanged,
-                received_at_ms=now_ms,
-                secret=bytes(32),
-                ids=mint.mint(len(incoming), now_ms),
-            ):
+            ids = mint.mint(len(incoming), now_ms)
+            for event in preparation.prepare(incoming, stored, unchanged, received_at_ms=now_ms, ids=ids):
                 seq += 1
                 rows.append(
                     events.row(
                         PROJECT,
                         seq,
-                        event.claim.id,
                         tenants.setdefault(event.tenant_id, len(tenants) + 1),
                         sizes[event.tenant_id],
-                        event.occurred_at_ms,
-                        now_ms,
                         lexeme_prefix(PROJECT, segment_of(seq)),
                         event.facets,
                         event.tail,

@@ -215,6 +215,9 @@ class Fill:
             self.sizes[base.tenant] = tenant_seq + 1
             noise = number.to_bytes(8, "big") * 10
             tail = events.row_tail(
+                event_id=event_id,
+                occurred_at_ms=occurred,
+                received_at_ms=received,
                 **base.columns,
                 target_id=target.decode(),
                 key_hash=struct.pack(">QQ", number, seq),
@@ -224,9 +227,7 @@ class Fill:
                 body=body,
             )
             facets = (*base.facets, b"G" + target)
-            yield events.row(
-                PROJECT, seq, event_id, tenant_no, tenant_seq, occurred, received, prefix, facets, tail
-            )  # fmt: skip
+            yield events.row(PROJECT, seq, tenant_no, tenant_seq, prefix, facets, tail)
 
 
 def fill(url: str, count: int, say: Callable[[str], None]) -> None:
@@ -264,8 +265,8 @@ def fill(url: str, count: int, say: Callable[[str], None]) -> None:
         with conn.transaction():
             conn.execute("INSERT INTO project_heads (project_no) VALUES (%s)", (PROJECT,))
             logs = {t: events.Tenant(no, made.sizes[t], b"") for t, no in made.tenants.items()}
-            events.save_heads(conn, PROJECT, events.Head(count, date.today(), count), logs, made.spans)
-            events.save_actions(conn, PROJECT, {base.columns["action"] for base in (*made.templates, made.rare)})
+            actions = {base.columns["action"] for base in (*made.templates, made.rare)}
+            events.save_heads(conn, PROJECT, events.Head(count, date.today(), count), logs, made.spans, actions=actions)
     say(f"rows, indexes and heads after {time.monotonic() - began:.0f} s")
 
     def index(_: int) -> int:

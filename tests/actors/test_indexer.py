@@ -25,6 +25,7 @@ from logstitch.errors import DatabaseUnavailable
 from logstitch.search import blocks
 from logstitch.search.segments import Layout
 from logstitch.search.terms import words
+from logstitch.store import words as stored_words
 from logstitch.store.database import Database, open_database
 from tests.support.stored import AT, Stored, an_event, store
 
@@ -179,6 +180,7 @@ async def test_a_child_that_is_killed_leaves_nothing_half_done(
         children.append(builder._child.pid)
         return pipes
 
+    monkeypatch.setattr(stored_words, "PIECE_BYTES", 1)  # every event is a piece
     monkeypatch.setattr(indexer, "write_bodies", write_and_kill)
     monkeypatch.setattr(Builder, "_pipes", remember)
     async with open_indexers(database_url, crashes=crashes) as (database, _):

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
+from dataclasses import replace
+from typing import Any
 
 import psycopg
 import pytest
 import trio
 from psycopg import errors as pg
 
-from logstitch.actors.ingest import Ingest
-from logstitch.actors.ingest.actor import QUEUE_SECONDS
+from logstitch.actors.ingest import QUEUE_SECONDS, THREAD_BYTES, Ingest
 from logstitch.actors.messages import Accepted
 from logstitch.errors import Conflict, DailyEventLimitReached, Unavailable
 from logstitch.evidence.commitments import verify_event
 from logstitch.evidence.merkle import TenantHead, append, leaf_hash
 from logstitch.ids import UlidMint
+from logstitch.recording.preparation import Preparation
 from logstitch.store.database import Connection
 from logstitch.verify import verify
 from tests.actors.lifecycle import LIFECYCLE, Check, Subject
@@ -276,6 +279,23 @@ async def test_what_waited_through_an_outage_is_not_refused_for_its_age(database
                 await trio.sleep(QUEUE_SECONDS + 0.5)
                 blocker.rollback()
         assert len(accepted) == 40
+
+
+@pytest.mark.parametrize(("size", "in_a_thread"), [(THREAD_BYTES - 1, False), (THREAD_BYTES, True)])
+async def test_a_big_request_is_prepared_in_a_thread(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, size: int, in_a_thread: bool
+) -> None:
+    threads: list[int] = []
+    prepare = Preparation.prepare
+
+    def note(*arguments: Any, **options: Any) -> Any:
+        threads.append(threading.get_ident())
+        return prepare(*arguments, **options)
+
+    monkeypatch.setattr(Preparation, "prepare", note)
+    async with open_bench(database_url) as bench:
+        await bench.ingest.ask(bench.project_no, replace(submission(event()), size=size), timeout=15)
+    assert [thread != threading.get_ident() for thread in threads] == [in_a_thread]
 
 
 @pytest.mark.parametrize("check", LIFECYCLE)

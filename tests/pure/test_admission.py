@@ -7,8 +7,8 @@ import os
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logstitch.actors.ingest.admission import Admission, Claim, Known, admit
 from logstitch.errors import Conflict
+from logstitch.recording.admission import Admission, Claim, Known, admit
 
 KEY = bytes(16)
 

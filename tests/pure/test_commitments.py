@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 
 from logstitch.evidence.canonical import SECTIONS, canonical_exact
 from logstitch.evidence.commitments import SALTS_PER_EVENT, Verdict, commit, encode_event, verify_event
-from logstitch.ids import event_id_text
 
 VECTORS = Path(__file__).parent / "vectors"
 EVENT: dict[str, Any] = json.loads((VECTORS / "event.json").read_bytes())
 SALTS = bytes(range(SALTS_PER_EVENT))
-ID = bytes(range(16))
+ID = "evt_00041061050R3GG28A1C60T3GF"
 OCCURRED, RECEIVED = 1_795_420_799_123, 1_795_420_800_000
 REDACTIONS = [{"rules": ["builtin_email"], "field": "actor.email"}]
 
@@ -32,7 +31,7 @@ def test_an_event_encoded_by_hand() -> None:
         for i, name in enumerate(["actor", "target", "context", "changes"])
     }
     common = {name: event[name] for name in ("action", "category", "tenant_id", "idempotency_key")} | {
-        "id": event_id_text(ID),
+        "id": ID,
         "occurred_at": "2026-11-23T07:59:59.123Z",
         "received_at": "2026-11-23T08:00:00.000Z",
         "redactions": REDACTIONS,
@@ -40,12 +39,16 @@ def test_an_event_encoded_by_hand() -> None:
     content_hash = sha256(rfc8785.dumps(common | {"sections": sections})).hexdigest()
 
     encoded = encode_event(
-        event, id16=ID, occurred_at_ms=OCCURRED, received_at_ms=RECEIVED, salts=SALTS, redactions=REDACTIONS
+        event,
+        id_text=ID,
+        occurred_at_ms=OCCURRED,
+        received_at_ms=RECEIVED,
+        salts=SALTS,
+        redactions=REDACTIONS,
     )
 
     assert encoded.content_hash.hex() == content_hash
     assert encoded.body == rfc8785.dumps(event | common | {"content_hash": content_hash})
-    assert encoded.id == ID
     assert encoded.salts == SALTS[:64]
     assert verify_event(encoded.body, encoded.salts)
 
@@ -53,14 +56,14 @@ def test_an_event_encoded_by_hand() -> None:
 def test_the_vector() -> None:
     """A fixed event keeps its fixed bytes for ever: proofs that were handed out rest on them."""
     expected = json.loads((VECTORS / "commitments.json").read_bytes())
-    encoded = encode_event(EVENT, id16=ID, occurred_at_ms=OCCURRED, received_at_ms=RECEIVED, salts=SALTS)
+    encoded = encode_event(EVENT, id_text=ID, occurred_at_ms=OCCURRED, received_at_ms=RECEIVED, salts=SALTS)
     assert encoded.content_hash.hex() == expected["content_hash"]
     assert encoded.body.decode() == expected["body"]
 
 
 def test_an_event_with_nothing_optional() -> None:
     event = {"action": "a.b", "category": "auth", "tenant_id": "t", "actor": {"id": "u", "type": "user"}}
-    encoded = encode_event(event, id16=ID, occurred_at_ms=0, received_at_ms=0, salts=SALTS)
+    encoded = encode_event(event, id_text=ID, occurred_at_ms=0, received_at_ms=0, salts=SALTS)
     assert len(encoded.salts) == 16
     assert verify_event(encoded.body, encoded.salts)
     assert list(json.loads(encoded.body)) == [
@@ -92,7 +95,7 @@ _events = st.fixed_dictionaries(
 def test_the_spliced_body_is_the_canonical_one(event: dict[str, Any], salts: bytes, redacted: bool) -> None:
     encoded = encode_event(
         event,
-        id16=ID,
+        id_text=ID,
         occurred_at_ms=OCCURRED,
         received_at_ms=RECEIVED,
         salts=salts,
@@ -109,7 +112,7 @@ def test_the_spliced_body_is_the_canonical_one(event: dict[str, Any], salts: byt
 
 @given(st.data())
 def test_any_changed_byte_shows(data: st.DataObject) -> None:
-    encoded = encode_event(EVENT, id16=ID, occurred_at_ms=OCCURRED, received_at_ms=RECEIVED, salts=SALTS)
+    encoded = encode_event(EVENT, id_text=ID, occurred_at_ms=OCCURRED, received_at_ms=RECEIVED, salts=SALTS)
     body, salts = bytearray(encoded.body), bytearray(encoded.salts)
     target = data.draw(st.sampled_from([body, salts]))
     target[data.draw(st.integers(0, len(target) - 1))] ^= data.draw(st.integers(1, 255))
@@ -117,7 +120,7 @@ def test_any_changed_byte_shows(data: st.DataObject) -> None:
 
 
 def test_what_is_wrong_is_named() -> None:
-    encoded = encode_event(EVENT, id16=ID, occurred_at_ms=OCCURRED, received_at_ms=RECEIVED, salts=SALTS)
+    encoded = encode_event(EVENT, id_text=ID, occurred_at_ms=OCCURRED, received_at_ms=RECEIVED, salts=SALTS)
     assert verify_event(b"{", encoded.salts) is Verdict.MALFORMED
     assert verify_event(b"[]", encoded.salts) is Verdict.MALFORMED
     assert verify_event(b'{"action":"a.b"}', b"") is Verdict.MALFORMED
@@ -133,4 +136,4 @@ def test_equal_sections_have_unequal_commitments() -> None:
 
 def test_too_little_salt_is_refused() -> None:
     with pytest.raises(ValueError, match="salt"):
-        encode_event(EVENT, id16=ID, occurred_at_ms=0, received_at_ms=0, salts=SALTS[:79])
+        encode_event(EVENT, id_text=ID, occurred_at_ms=0, received_at_ms=0, salts=SALTS[:79])

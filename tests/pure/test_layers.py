@@ -30,12 +30,14 @@ class Layer:
 
 LAYERS = {
     "top": Layer(
-        frozenset({"top", "http", "domain", "messages", "kernel", "store", "engines", "loadtest", "base"}), frozenset()
+        frozenset({"top", "http", "domain", "messages", "kernel", "recording", "store", "engines", "loadtest", "base"}),
+        frozenset(),
     ),
     "http": Layer(frozenset({"http", "messages", "engines", "base"}), SQL),
-    "domain": Layer(frozenset({"kernel", "messages", "store", "engines", "base"}), SERVER | SQL),
+    "domain": Layer(frozenset({"kernel", "messages", "recording", "store", "engines", "base"}), SERVER | SQL),
     "messages": Layer(frozenset({"kernel", "engines", "base"}), IO),
     "kernel": Layer(frozenset({"kernel", "base"}), IO - {"trio"}),
+    "recording": Layer(frozenset({"recording", "store", "engines", "base"}), IO),  # one transaction, for several actors
     "store": Layer(frozenset({"store", "base"}), SERVER | {"httpx"}),
     "engines": Layer(frozenset({"engines", "base"}), IO),
     "loadtest": Layer(frozenset({"loadtest", "base"}), SERVER | SQL),  # a client: it knows the service by its API alone
@@ -52,7 +54,7 @@ def layer(module: str) -> str:
         return "top"
     if two in ENGINES:
         return "engines"
-    if two in ("logstitch.http", "logstitch.store", "logstitch.loadtest"):
+    if two in ("logstitch.http", "logstitch.recording", "logstitch.store", "logstitch.loadtest"):
         return parts[1]
     if two == "logstitch.actors":
         if three == "logstitch.actors.messages":
@@ -115,7 +117,8 @@ def test_imports_go_downward_only() -> None:
         ("logstitch.http.events", "from logstitch.actors.ingest import Ingest"),
         ("logstitch.http.events", "from logstitch.actors.supervisor import open_supervisor"),
         ("logstitch.http.events", "def late():\n    from logstitch.app import open_app"),
-        ("logstitch.actors.ingest.commit", "from logstitch.actors.redaction import Redaction"),
+        ("logstitch.actors.ingest", "from logstitch.actors.redaction import Redaction"),
+        ("logstitch.recording.commit", "from logstitch.actors.messages import Accepted"),
         ("logstitch.actors.keyring", "from quart import request"),
         ("logstitch.actors.keyring", "import psycopg.errors"),
         ("logstitch.actors.mailbox", "from logstitch.store.database import Database"),
@@ -137,8 +140,9 @@ def test_what_the_table_forbids_is_found(module: str, source: str) -> None:
         ("logstitch.http.events", "from logstitch.actors.messages import SubmitEvents"),
         ("logstitch.http.events", "from logstitch.actors.mailbox import Asks"),
         ("logstitch.http.events", "from logstitch.evidence.merkle import root"),
-        ("logstitch.actors.ingest.actor", "from logstitch.actors.ingest.commit import GroupCommit"),
-        ("logstitch.actors.ingest.actor", "from logstitch.store import projects"),
+        ("logstitch.actors.ingest", "from logstitch.recording.commit import GroupCommit"),
+        ("logstitch.actors.ingest", "from logstitch.store import projects"),
+        ("logstitch.recording.commit", "from logstitch.store import events"),
         ("logstitch.store.database", "import psycopg, trio"),
         ("logstitch.app", "from logstitch.actors.ingest import Ingest"),
     ],

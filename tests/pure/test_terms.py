@@ -24,7 +24,6 @@ from logstitch.search.terms import (
     facets,
     matches,
     query_words,
-    terms,
     words,
 )
 
@@ -243,12 +242,6 @@ def test_the_facets_of_an_event() -> None:
     assert facet(Facet.ACTOR_ID, "usr_42") in facets(EVENT)
     untargeted = {name: value for name, value in EVENT.items() if name != "target"}
     assert not [term for term in facets(untargeted) if term[:1] in b"GH"]
-
-
-def test_terms_are_facets_and_tagged_words() -> None:
-    tagged = {term for term in terms(EVENT) if term.startswith(b"w")}
-    assert tagged == {b"w" + word for word in words(canonical(EVENT))}
-    assert set(terms(EVENT)) - tagged == set(facets(EVENT))
 
 
 @given(st.text(max_size=250), st.text(max_size=250))

@@ -8,9 +8,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
-from uuid import UUID
 
-from logstitch.actors.ingest import actor as ingest
+from logstitch.actors import ingest
 from logstitch.actors.mailbox import Envelope
 from logstitch.actors.messages import Accepted
 from logstitch.errors import DatabaseUnavailable
@@ -49,14 +48,12 @@ def no_unique_key() -> None:
     """Idempotency keys are neither looked up nor unique."""
     lock_head = events.lock_head
 
-    def find_nothing(conn: Connection, project_no: int, key_hashes: object) -> dict[UUID, Any]:
-        return {}
-
-    def drop_and_lock(conn: Connection, project_no: int) -> events.Head:
+    def drop_and_lock(
+        conn: Connection, project_no: int, key_hashes: object = ()
+    ) -> tuple[events.Head, dict[bytes, events.StoredKey]]:
         conn.execute("DROP INDEX IF EXISTS events_key")
         return lock_head(conn, project_no)
 
-    events.find_keys = find_nothing
     events.lock_head = drop_and_lock
 
 
@@ -70,7 +67,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
 
 
 def _accepted(work: Any) -> Accepted:
-    ids = tuple(event_id_text(event.claim.id) for event in work.batch.events)
+    ids = tuple(event.id_text for event in work.batch.events)
     return Accepted(ids, 0, 0)
 
 

@@ -61,7 +61,7 @@ def store(
 ) -> list[Stored]:
     """Append events, each with its occurred_at in milliseconds, to the project; ids are random."""
     conn.execute("INSERT INTO project_heads (project_no) VALUES (%s) ON CONFLICT DO NOTHING", (project_no,))
-    head = events.lock_head(conn, project_no)
+    head, _ = events.lock_head(conn, project_no)
     chance = chance or random.Random(head.seq)
     stored, rows = [], []
     spans: dict[int, tuple[int, int]] = {}
@@ -76,6 +76,9 @@ def store(
         spans[segment] = (min(oldest, at), max(newest, at))
         target = event.get("target", {})
         tail = events.row_tail(
+            event_id=event_id.bytes,
+            occurred_at_ms=at,
+            received_at_ms=at,
             action=event["action"],
             category=event["category"],
             actor_id=event["actor"]["id"],
@@ -89,17 +92,13 @@ def store(
             body=body,
         )
         rows.append(
-            events.row(
-                project_no, seq, event_id.bytes, tenant_no, seq, at, at, lexeme_prefix(project_no, segment),
-                terms.facets(event), tail,
-            )
-        )  # fmt: skip
+            events.row(project_no, seq, tenant_no, seq, lexeme_prefix(project_no, segment), terms.facets(event), tail)
+        )
         stored.append(Stored(seq, event_id, at, event, body.decode()))
     events.copy_events(conn, rows)
-    events.save_actions(conn, project_no, {one.event["action"] for one in stored})
     after = events.Head(head.seq + len(stored), head.day, head.day_events)
     logs = {tenant: events.Tenant(no, 0, b"") for tenant, no in tenants.items()}
-    events.save_heads(conn, project_no, after, logs, spans)
+    events.save_heads(conn, project_no, after, logs, spans, actions={one.event["action"] for one in stored})
     return stored
 
 

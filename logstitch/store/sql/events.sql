@@ -31,20 +31,18 @@ WITH tenants_saved AS (
     FROM unnest(%(segments)s::int[], %(oldest)s::bigint[], %(newest)s::bigint[]) AS s (segment, oldest, newest)
     ON CONFLICT (project_no, segment) DO UPDATE
     SET oldest = least(segments.oldest, excluded.oldest), newest = greatest(segments.newest, excluded.newest)
+), subtrees_saved AS (
+    INSERT INTO tenant_subtrees (project_no, tenant_no, subtree, hash)
+    SELECT %(project_no)s, s.tenant_no, s.subtree, s.hash
+    FROM unnest(%(subtree_nos)s::int[], %(subtrees)s::bigint[], %(hashes)s::bytea[]) AS s (tenant_no, subtree, hash)
+), actions_saved AS (
+    INSERT INTO project_actions (project_no, action)
+    SELECT %(project_no)s, unnest(%(actions)s::text[])
+    ON CONFLICT DO NOTHING
 )
 UPDATE project_heads SET seq = %(seq)s, day = %(day)s, day_events = %(day_events)s WHERE project_no = %(project_no)s;
 
--- name: save_subtrees
-INSERT INTO tenant_subtrees (project_no, tenant_no, subtree, hash)
-SELECT %(project_no)s, s.tenant_no, s.subtree, s.hash
-FROM unnest(%(tenant_nos)s::int[], %(subtrees)s::bigint[], %(hashes)s::bytea[]) AS s (tenant_no, subtree, hash);
-
--- name: save_actions
-INSERT INTO project_actions (project_no, action)
-SELECT %(project_no)s, unnest(%(actions)s::text[])
-ON CONFLICT DO NOTHING;
-
 -- name: copy_events
-COPY events (project_no, seq, id, tenant_no, tenant_seq, occurred_at, received_at, facets, action, category, actor_id,
+COPY events (project_no, seq, tenant_no, tenant_seq, facets, id, occurred_at, received_at, action, category, actor_id,
              actor_type, target_id, target_type, key_hash, key_digest, content_hash, salts, body)
 FROM STDIN (FORMAT binary);

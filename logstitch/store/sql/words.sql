@@ -14,6 +14,8 @@ WHERE NOT s.words_ready AND h.seq >= (s.segment + 1)::bigint << %(bits)s::int
 ORDER BY random()
 LIMIT 1;
 
+-- Only parts whose events have been there for a while: where a segment fills up faster than that, its parts would be
+-- indexed twice within seconds, at the expense of ingest.
 -- name: find_unindexed_part
 SELECT s.project_no, s.segment, p.part
 FROM segments s JOIN project_heads h USING (project_no), LATERAL (
@@ -23,6 +25,11 @@ FROM segments s JOIN project_heads h USING (project_no), LATERAL (
         SELECT FROM word_blocks b
         WHERE b.project_no = s.project_no
           AND b.segment = -1 - ((s.segment::bigint << (%(bits)s::int - %(part_bits)s::int)) + n)::int
+    ) AND EXISTS (
+        SELECT FROM events e
+        WHERE e.project_no = s.project_no
+          AND e.seq = (s.segment::bigint << %(bits)s::int) + ((n + 1)::bigint << %(part_bits)s::int)
+          AND e.received_at <= now() - make_interval(secs => %(settle_seconds)s)
     )
     ORDER BY n
     LIMIT 1
@@ -44,11 +51,14 @@ SELECT pg_try_advisory_xact_lock(
 -- name: are_words_ready
 SELECT words_ready FROM segments WHERE project_no = %(project_no)s AND segment = %(segment)s;
 
+-- In pieces, because every row costs its receiver more than the server pays for putting them together.
 -- name: copy_bodies
 COPY (
-    SELECT body FROM events
-    WHERE project_no = %(project_no)s AND seq > %(after_seq)s AND seq <= %(last_seq)s
-    ORDER BY seq
+    SELECT count(*), string_agg(body, E'\n' ORDER BY seq) FROM (
+        SELECT seq, body, sum(octet_length(body)) OVER (ORDER BY seq) / %(piece_bytes)s::int AS piece FROM events
+        WHERE project_no = %(project_no)s AND seq > %(after_seq)s AND seq <= %(last_seq)s
+    ) AS bodies
+    GROUP BY piece ORDER BY piece
 ) TO STDOUT (FORMAT binary);
 
 -- name: copy_blocks

@@ -1,4 +1,4 @@
-"""The actor: a preparer and a committer, so that the next group is prepared while one transaction commits.
+"""Ingest: one actor a project, a preparer and a committer: the next group is prepared while one transaction commits.
 
 The answer to a request is given right after its commit, with no checkpoint between. A group that fails for a reason
 of its own is tried again one request at a time, so that one bad request never takes others with it.
@@ -16,12 +16,12 @@ from functools import partial
 import structlog
 import trio
 
-from logstitch.actors.ingest.commit import GroupCommit, Outcome, PreparedBatch
-from logstitch.actors.ingest.preparation import prepare
 from logstitch.actors.mailbox import Envelope, KeyedAsks, Mailbox
 from logstitch.actors.messages import Accepted, RedactEvents, SubmitEvents
 from logstitch.errors import DatabaseUnavailable, LogStitchError, Unavailable
 from logstitch.ids import UlidMint
+from logstitch.recording.commit import GroupCommit, Outcome, PreparedBatch, Recorded
+from logstitch.recording.preparation import Preparation
 from logstitch.store import projects
 from logstitch.store.database import Connection, Database
 
@@ -77,7 +77,7 @@ class Ingest:
         self._redaction = redaction
         self._project_no = project_no
         self._group_commit = GroupCommit(project_no)
-        self._secret: bytes | None = None
+        self._preparation: Preparation | None = None
         self._mint = mint
         self._pending: deque[_Work] = deque()
         self._pending_events = 0
@@ -116,7 +116,7 @@ class Ingest:
         if not envelopes:
             return
         try:
-            secret = await self._load_secret()
+            preparation = await self._get_preparation()
             requests = [envelope.message for envelope in envelopes]
             incoming = [event for request in requests for event in request.events]
             redacted = await self._redaction.ask(self._project_no, RedactEvents(incoming), timeout=REDACT_SECONDS)
@@ -132,12 +132,11 @@ class Ingest:
             stored, changes = redacted.events[start:end], redacted.changes[start:end]
             start = end
             encode = partial(
-                prepare,
+                preparation.prepare,
                 request.events,
                 stored,
                 changes,
                 received_at_ms=request.received_at_ms,
-                secret=secret,
                 ids=self._mint.mint(len(request.events), request.received_at_ms),
             )
             if request.size >= THREAD_BYTES:
@@ -151,12 +150,13 @@ class Ingest:
             batch = PreparedBatch(prepared, request.batch, request.received_at_ms, redacted_count, request.daily_limit)
             await self._enqueue(_Work(envelope, batch))
 
-    async def _load_secret(self) -> bytes:
-        if self._secret is None:
-            self._secret = await self._database.transact(
+    async def _get_preparation(self) -> Preparation:
+        if self._preparation is None:
+            secret = await self._database.transact(
                 lambda conn: projects.idempotency_secret(conn, self._project_no), hold=HOLD_SECONDS, read_only=True
             )
-        return self._secret
+            self._preparation = Preparation(secret)
+        return self._preparation
 
     async def _enqueue(self, work: _Work) -> None:
         while self._pending_events >= PENDING_EVENTS or self._pending_bytes >= PENDING_BYTES:
@@ -221,7 +221,7 @@ class Ingest:
         # From here to the last answer there is no checkpoint: what is committed is answered.
         self._group_commit.settle(committed=True)
         for work, outcome in zip(group, outcomes, strict=True):
-            if isinstance(outcome, Accepted):
-                work.envelope.reply(outcome)
+            if isinstance(outcome, Recorded):
+                work.envelope.reply(Accepted(outcome.ids, outcome.redacted_count, outcome.replays))
             else:
                 work.envelope.refuse(outcome)

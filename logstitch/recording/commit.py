@@ -7,18 +7,17 @@ head shows that nobody wrote in between.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from uuid import UUID
 
-from logstitch.actors.ingest.admission import Admission, Known, admit
-from logstitch.actors.ingest.preparation import PreparedEvent
-from logstitch.actors.messages import Accepted
 from logstitch.errors import DailyEventLimitReached, LogStitchError
 from logstitch.evidence.merkle import TenantHead, append, leaf_hash
 from logstitch.ids import as_uuid, event_id_text
-from logstitch.search.segments import lexeme_prefix, segment_of
+from logstitch.recording.admission import Admission, Claim, Known, admit
+from logstitch.recording.preparation import PreparedEvent
+from logstitch.search.segments import SEGMENT_EVENTS, lexeme_prefix, segment_of
 from logstitch.store import events
 from logstitch.store.database import Connection
 
@@ -39,8 +38,18 @@ class PreparedBatch:
     daily_limit: int | None
 
 
-Outcome = Accepted | LogStitchError
-"""What one batch is answered with."""
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One request's events are stored, or were before. ``ids`` as answered, in request order; ``replays`` of them were
+    stored by an earlier request."""
+
+    ids: tuple[str, ...]
+    redacted_count: int
+    replays: int
+
+
+Outcome = Recorded | LogStitchError
+"""What becomes of one batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,84 +91,46 @@ class GroupCommit:
 
     def run(self, conn: Connection, batches: Sequence[PreparedBatch]) -> list[Outcome]:
         """Store the group. One outcome for each batch, in order."""
-        head = events.lock_head(conn, self._project_no)
+        claims = [[event.claim for event in batch.events] for batch in batches]
+        hashes = {claim.key_hash for each in claims for claim in each if claim.key_hash}
+        head, stored = events.lock_head(conn, self._project_no, hashes)
         if self._attempt and events.has_event(conn, self._project_no, self._attempt.witness):
             return self._attempt.outcomes
         self._attempt = None
-        outcomes, admitted, head_after = self._admit(conn, batches, head)
+        outcomes, admitted, head_after = _admit(batches, claims, head, stored)
         if not admitted:
             return outcomes
         seen = self._write(conn, head, head_after, admitted)
-        self._attempt = _Attempt(as_uuid(admitted[0][0].claim.id), outcomes, seen)
+        self._attempt = _Attempt(as_uuid(admitted[0].claim.id), outcomes, seen)
         return outcomes
-
-    def _admit(
-        self, conn: Connection, batches: Sequence[PreparedBatch], head: events.Head
-    ) -> tuple[list[Outcome], list[tuple[PreparedEvent, int]], events.Head]:
-        hashes = {event.claim.key_hash for batch in batches for event in batch.events if event.claim.key_hash}
-        stored = events.find_keys(conn, self._project_no, map(as_uuid, hashes))
-        known = {key_hash.bytes: Known(key.id.bytes, key.digest) for key_hash, key in stored.items()}
-        outcomes: list[Outcome] = []
-        admitted: list[tuple[PreparedEvent, int]] = []
-        for batch in batches:
-            decision = admit([event.claim for event in batch.events], known, batch=batch.batch)
-            if isinstance(decision, Admission):
-                day_after = _count_day(head, batch.received_at_ms, len(decision.fresh))
-                if decision.fresh and batch.daily_limit is not None and day_after.day_events > batch.daily_limit:
-                    outcomes.append(_over_limit(batch.daily_limit, batch.received_at_ms))
-                    continue
-                head = day_after
-                known |= decision.keys
-                admitted += [(batch.events[position], batch.received_at_ms) for position in decision.fresh]
-                texts = tuple(event_id_text(event_id) for event_id in decision.ids)
-                outcomes.append(Accepted(texts, batch.redacted_count, decision.replays))
-            else:
-                outcomes.append(decision)
-        return outcomes, admitted, replace(head, seq=head.seq + len(admitted))
 
     def _write(
         self,
         conn: Connection,
         head: events.Head,
         head_after: events.Head,
-        admitted: Sequence[tuple[PreparedEvent, int]],
+        admitted: Sequence[PreparedEvent],
     ) -> _Seen:
         no = self._project_no
         seen = self._recall(conn, head.seq)
-        tenants = self._tenants(conn, seen, {event.tenant_id for event, _ in admitted})
+        tenants = self._tenants(conn, seen, {event.tenant_id for event in admitted})
         leaves: dict[str, list[bytes]] = {tenant_id: [] for tenant_id in tenants}
         spans: dict[int, tuple[int, int]] = {}
         rows: list[bytes] = []
-        segment, prefix = -1, b""
-        for seq, (event, received_at_ms) in enumerate(admitted, head.seq + 1):
-            if segment_of(seq) != segment:
-                segment = segment_of(seq)
-                prefix = lexeme_prefix(no, segment)
-            occurred = event.occurred_at_ms
-            oldest, newest = spans.get(segment, (occurred, occurred))
-            spans[segment] = (min(oldest, occurred), max(newest, occurred))
-            tenant, log = tenants[event.tenant_id], leaves[event.tenant_id]
-            rows.append(
-                events.row(
-                    no,
-                    seq,
-                    event.claim.id,
-                    tenant.no,
-                    tenant.size + len(log),
-                    occurred,
-                    received_at_ms,
-                    prefix,
-                    event.facets,
-                    event.tail,
-                )
-            )
-            log.append(leaf_hash(event.content_hash))
+        seq = head.seq
+        for segment, part in _by_segment(seq + 1, admitted):
+            prefix = lexeme_prefix(no, segment)
+            times = [event.occurred_at_ms for event in part]
+            spans[segment] = min(times), max(times)
+            for _, _, tenant_id, _, _, content_hash, facets, tail in part:
+                seq += 1
+                tenant, log = tenants[tenant_id], leaves[tenant_id]
+                rows.append(events.row(no, seq, tenant.no, tenant.size + len(log), prefix, facets, tail))
+                log.append(leaf_hash(content_hash))
         events.copy_events(conn, rows)
-        events.save_subtrees(conn, no, _extend_logs(tenants, leaves))
-        events.save_heads(conn, no, head_after, tenants, spans)
-        actions = {event.action for event, _ in admitted} - seen.actions
-        if actions:
-            events.save_actions(conn, no, actions)
+        actions = {event.action for event in admitted} - seen.actions
+        subtrees = _extend_logs(tenants, leaves)
+        events.save_heads(conn, no, head_after, tenants, spans, subtrees, actions)
         return _Seen(
             seq=head_after.seq,
             tenants={**seen.tenants, **tenants} if len(seen.tenants) < MAX_KNOWN_TENANTS else tenants,
@@ -181,6 +152,47 @@ class GroupCommit:
             for no, tenant_id in enumerate(sorted(unknown - tenants.keys()), seen.tenant_count + 1):
                 tenants[tenant_id] = events.Tenant(no, 0, b"")
         return tenants
+
+
+def _admit(
+    batches: Sequence[PreparedBatch],
+    claims: Sequence[Sequence[Claim]],
+    head: events.Head,
+    stored: Mapping[bytes, events.StoredKey],
+) -> tuple[list[Outcome], list[PreparedEvent], events.Head]:
+    """What becomes of each batch, the events to store, and the head after them."""
+    known = {key_hash: Known(key.id, key.digest) for key_hash, key in stored.items()}
+    outcomes: list[Outcome] = []
+    admitted: list[PreparedEvent] = []
+    for batch, claimed in zip(batches, claims, strict=True):
+        decision = admit(claimed, known, batch=batch.batch)
+        if isinstance(decision, Admission):
+            day_after = _count_day(head, batch.received_at_ms, len(decision.fresh))
+            if decision.fresh and batch.daily_limit is not None and day_after.day_events > batch.daily_limit:
+                outcomes.append(_over_limit(batch.daily_limit, batch.received_at_ms))
+                continue
+            head = day_after
+            known |= decision.keys
+            if decision.replays:
+                admitted += [batch.events[position] for position in decision.fresh]
+                texts = tuple([event_id_text(event_id) for event_id in decision.ids])
+            else:
+                admitted += batch.events
+                texts = tuple([event.id_text for event in batch.events])
+            outcomes.append(Recorded(texts, batch.redacted_count, decision.replays))
+        else:
+            outcomes.append(decision)
+    return outcomes, admitted, replace(head, seq=head.seq + len(admitted))
+
+
+def _by_segment(first_seq: int, admitted: Sequence[PreparedEvent]) -> Iterator[tuple[int, Sequence[PreparedEvent]]]:
+    """Each segment that the events fall into, with its share of them."""
+    start = 0
+    while start < len(admitted):
+        segment = segment_of(first_seq + start)
+        stop = start + SEGMENT_EVENTS - (first_seq + start - 1) % SEGMENT_EVENTS
+        yield segment, admitted[start:stop]
+        start = stop
 
 
 def _extend_logs(tenants: dict[str, events.Tenant], leaves: dict[str, list[bytes]]) -> list[tuple[int, int, bytes]]:
