@@ -1,0 +1,69 @@
+"""CPU is counted, so that no rule can hold up the service: what would take too long is replaced, never stored raw.
+
+Three bounds, all on the CPU time of the running thread as the given clock tells it: a *slice* after which others get a
+turn, a *value* after which it becomes ``[REDACTED]``, and the whole *request*. A single call into the regex engine
+cannot be interrupted, so its size is bounded beforehand: RE2 takes time linear in the text and, at worst, in the size
+of the program, measured at up to 4 ns for one byte and one instruction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+Clock = Callable[[], float]
+
+SLICE_SECONDS: Final = 0.004
+VALUE_SECONDS: Final = 0.025
+REQUEST_SECONDS: Final = 2.0
+CALL_UNITS: Final = 10_000_000
+"""Bytes of text times instructions of a program in one call: 40 ms at worst, 1 to 2 ns a byte as a rule."""
+MAX_TEXT: Final = 256 * 1024
+"""Bytes of a text in which something was suspected; a longer one is not examined but replaced."""
+MAX_UNICODE_TEXT: Final = 64 * 1024
+"""The same for a text that is not ASCII, in characters: folding it costs a hundred times as much."""
+_LOOK_EVERY: Final = 32
+"""Matches between two looks at the clock, each of which costs as much as a match of a short text."""
+
+
+class OverBudget(Exception):
+    """A value, or the request, has taken the CPU time that it may take."""
+
+
+class Budget:
+    """What one request has used. ``resume`` after each time that others had a turn."""
+
+    __slots__ = ("_calls", "_clock", "_left", "_since", "_value_until")
+
+    def __init__(self, clock: Clock, seconds: float = REQUEST_SECONDS) -> None:
+        self._clock = clock
+        self._left = seconds
+        self._since = clock()
+        self._value_until = float("inf")
+        self._calls = 0
+
+    def due(self) -> bool:
+        """Whether others should get a turn. Raises ``OverBudget`` when the request has used all that it may."""
+        used = self._clock() - self._since
+        if used > self._left:
+            raise OverBudget
+        return used >= SLICE_SECONDS
+
+    def pause(self) -> None:
+        """Before others get their turn."""
+        self._left -= self._clock() - self._since
+
+    def resume(self) -> None:
+        """After others had their turn, which is not counted."""
+        self._since = self._clock()
+
+    def begin_value(self) -> None:
+        """From here on the time of one value is counted."""
+        self._calls = 0
+        self._value_until = self._clock() + VALUE_SECONDS
+
+    def count(self, size: int) -> None:
+        """Before one call of the regex engine on ``size`` bytes. Raises ``OverBudget``."""
+        self._calls += 1
+        if (size > 4096 or self._calls % _LOOK_EVERY == 0) and self._clock() > self._value_until:
+            raise OverBudget

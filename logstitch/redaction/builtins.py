@@ -1,0 +1,385 @@
+"""The eight built-ins: what may be one of them is found by a linear-time engine, and then checked for being real.
+
+A finder reads bytes (UTF-8, one view of a text) and yields spans from left to right. ``suspicion`` gives for each
+built-in a pattern that matches wherever its finder would find something, in any context, so that a text without it need
+not be looked at. It is used on text with ``" "`` and ``"-"``, and on JSON with every space and dash that folds to them.
+
+Sources: ISO/IEC 7812-1 and the networks' published issuer ranges; Luhn, US patent 2,950,048; SSN: Social Security
+Administration, "SSN Randomization" (POMS RM 10201.035); North American Numbering Plan; RFC 7519; RFC 6750, 2.1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+import re2
+
+from logstitch.redaction.budget import Budget
+
+Span = tuple[int, int]
+Finder = Callable[[bytes, Budget], Iterator[Span]]
+
+
+def compile_re2(pattern: str, max_mem: int = 2 << 20) -> Any:
+    """A pattern for bytes that are UTF-8. ``max_mem`` bounds what its automaton may grow to. Raises ``re2.error``."""
+    options = re2.Options()
+    options.log_errors = False
+    options.never_capture = True
+    options.max_mem = max_mem
+    return re2.compile(pattern.encode(), options)
+
+
+def _candidates(regex: Any, data: bytes, budget: Budget, check: Callable[[bytes, int], int]) -> Iterator[Span]:
+    """Where ``check`` agrees. It gets the start of a candidate and answers where its match ends, 0 for no match."""
+    pos = 0
+    while True:
+        budget.count(len(data) - pos)
+        if (match := regex.search(data, pos)) is None:
+            return
+        start = match.start()
+        if end := check(data, start):
+            yield start, end
+            pos = end
+        else:
+            pos = start + 1
+
+
+# -- cards ---------------------------------------------------------------------------------------------------------
+
+# (first prefix, last prefix, lengths); prefixes of one row have equally many digits. Lengths are those in use: a scheme
+# that allows 16 to 19 digits on paper and gives out 16 and 19 must not claim the ids of 17 and 18 digits.
+_ISSUERS: Final = (
+    (4, 4, (13, 16, 19)),  # Visa
+    (51, 55, (16,)),  # Mastercard
+    (2221, 2720, (16,)),  # Mastercard
+    (34, 34, (15,)),  # American Express
+    (37, 37, (15,)),
+    (6011, 6011, (16, 19)),  # Discover
+    (644, 659, (16, 19)),  # Discover, RuPay, Troy
+    (60, 60, (16,)),  # RuPay
+    (300, 305, (14, 16, 19)),  # Diners Club
+    (3095, 3095, (14, 16, 19)),
+    (36, 36, (14, 16, 19)),
+    (38, 39, (14, 16, 19)),
+    (3528, 3589, (16, 19)),  # JCB
+    (62, 62, (16, 17, 18, 19)),  # UnionPay
+    (81, 82, (16, 19)),  # UnionPay, RuPay
+    (50, 50, (13, 14, 15, 16, 17, 18, 19)),  # Maestro
+    (56, 58, (13, 14, 15, 16, 17, 18, 19)),
+    (63, 63, (13, 14, 15, 16, 17, 18, 19)),
+    (67, 67, (13, 14, 15, 16, 17, 18, 19)),
+    (2200, 2204, (16, 19)),  # Mir
+    (9792, 9792, (16,)),  # Troy
+)
+_MIN_CARD: Final = 13
+_MAX_CARD: Final = 19
+
+
+def _lengths_by_prefix() -> dict[bytes, tuple[int, ...]]:
+    """From the first four digits to the lengths that a card may have, the longest first."""
+    table: dict[bytes, set[int]] = {}
+    for first, last, lengths in _ISSUERS:
+        scale = 10 ** (4 - len(str(first)))
+        for prefix in range(first * scale, (last + 1) * scale):
+            table.setdefault(b"%04d" % prefix, set()).update(lengths)
+    return {prefix: tuple(sorted(lengths, reverse=True)) for prefix, lengths in table.items()}
+
+
+_LENGTHS: Final = _lengths_by_prefix()
+_VALUE = bytes(max(0, byte - 48) for byte in range(256))
+_DOUBLED = bytes(sum(divmod(2 * max(0, byte - 48), 10)) if 48 <= byte < 58 else 0 for byte in range(256))
+_RUN = re.compile(rb"[0-9](?:[ -]?[0-9])*")
+_DIGIT = re.compile(rb"[0-9]")
+_UUID = re.compile(rb"(?<![0-9A-Za-z])[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}(?![0-9A-Za-z])")
+_UUID_CHARS: Final = 36
+_CARD = r"(?:^|[^0-9])(?:[34568][{s}{d}]?[0-9]|2[{s}{d}]?[2-7]|9[{s}{d}]?7)(?:[{s}{d}]?[0-9]){{11}}"
+
+
+def luhn(digits: bytes) -> bool:
+    """Whether ASCII digits end in their check digit."""
+    return (sum(digits[-1::-2].translate(_VALUE)) + sum(digits[-2::-2].translate(_DOUBLED))) % 10 == 0
+
+
+def find_cards(data: bytes, budget: Budget) -> Iterator[Span]:
+    """13 to 19 digits, with at most one space or dash between two, that a real issuer could have given out.
+
+    A card is not a part of a longer run of digits, but may have other numbers beside it (an expiry date, a line
+    number) that only a space or a dash sets apart; and it is neither the fraction of a decimal number nor a part of a
+    UUID, one in a thousand of which has a valid card in it.
+    """
+    pos = 0
+    while True:
+        budget.count(len(data) - pos)
+        if (candidate := _CARD_RE2.search(data, pos)) is None:
+            return
+        first = _DIGIT.search(data, candidate.start())
+        if first is None:  # Cannot be: a candidate has digits.
+            return
+        start = first.start()
+        # The candidate may begin inside a run whose front is no card; a run is looked at as a whole, and once.
+        match = _RUN.match(data, start)
+        end = match.end() if match else start + 1
+        yield from _cards_in_run(data, start, end, budget)
+        pos = end
+
+
+def _cards_in_run(data: bytes, start: int, end: int, budget: Budget) -> Iterator[Span]:
+    run = data[start:end]
+    digits = run.translate(None, b" -")
+    if len(digits) < _MIN_CARD:
+        return
+    if len(digits) == len(run):
+        begins, ends = [0], {len(digits): end}
+        places = None
+    else:
+        places = [place for place, byte in enumerate(run) if byte >= 48]
+        begins = [i for i, place in enumerate(places) if i == 0 or places[i - 1] != place - 1]
+        ends = {i: start + places[i - 1] + 1 for i in [*begins[1:], len(digits)]}
+    fraction = start >= 2 and data[start - 1] == 46 and 48 <= data[start - 2] < 58
+    done = 0
+    for i in begins:
+        if i < done or (fraction and i == 0):
+            continue
+        for length in _LENGTHS.get(digits[i : i + 4], ()):
+            if i + length in ends:
+                budget.count(0)
+                first, last = start + (places[i] if places else 0), ends[i + length]
+                if luhn(digits[i : i + length]) and not _in_uuid(data, first, last):
+                    done = i + length
+                    yield first, last
+                    break
+
+
+def _in_uuid(data: bytes, first: int, last: int) -> bool:
+    around = max(0, first - _UUID_CHARS)
+    for match in _UUID.finditer(data, around, last + _UUID_CHARS + 1):
+        if match.start() <= first and last <= match.end():
+            return True
+    return False
+
+
+# -- numbers of people ---------------------------------------------------------------------------------------------
+
+_SSN = r"[0-9]{{3}}[{d}][0-9]{{2}}[{d}][0-9]{{4}}"
+_SSN_EXACT = re.compile(rb"(?<![0-9])(?!000|666|9)[0-9]{3}-(?!00)[0-9]{2}-(?!0000)[0-9]{4}(?![0-9])")
+
+_PHONE = r"[2-9][0-9]{{2}}\)?[{s}.{d}]?[2-9][0-9]{{2}}[{s}.{d}]?[0-9]{{4}}"
+_PHONE_EXACT = re.compile(
+    rb"(?<![0-9])(?:\+?1[ .-]?)?"
+    rb"(?:\((?![2-9]11|[2-9]9)[2-9][0-9]{2}\)[ .-]?|(?![2-9]11|[2-9]9)[2-9][0-9]{2}[ .-]?)"
+    rb"(?![2-9]11)[2-9][0-9]{2}[ .-]?[0-9]{4}(?![0-9])"
+)
+_FRONT = re.compile(rb"(?:\+?1[ .-]?)?\(?\Z")
+
+
+def find_ssns(data: bytes, budget: Budget) -> Iterator[Span]:
+    """NNN-NN-NNNN with an area but 000, 666 and 9xx, a group but 00, a serial but 0000."""
+
+    def check(data: bytes, start: int) -> int:
+        match = _SSN_EXACT.match(data, start)
+        return match.end() if match else 0
+
+    return _candidates(_SSN_RE2, data, budget, check)
+
+
+def find_phones(data: bytes, budget: Budget) -> Iterator[Span]:
+    """Ten digits of the North American Numbering Plan, the country code in front or not, in the usual spellings."""
+    done = 0
+    for start, _ in _candidates(_PHONE_RE2, data, budget, lambda data, start: start + 1):
+        front = _FRONT.search(data, max(done, start - 5), start)
+        match = _PHONE_EXACT.match(data, front.start() if front else start) or _PHONE_EXACT.match(data, start)
+        if match and match.start() >= done:
+            yield match.span()
+            done = match.end()
+
+
+# -- addresses -----------------------------------------------------------------------------------------------------
+
+# Latin, Greek and Cyrillic letters: addresses beyond ASCII (RFC 6531) as they are written between words of any script.
+# What RFC 5322 allows in a local part but stands around addresses far more often (= & ? / and quotes) ends it.
+_LETTERS = r"A-Za-z\x{C0}-\x{24F}\x{370}-\x{52F}\x{1E00}-\x{1FFF}"
+_EMAIL = (
+    rf"[{_LETTERS}0-9_+][{_LETTERS}0-9.!#$%'*+^_{{|}}~-]*@(?:[{_LETTERS}0-9](?:[{_LETTERS}0-9-]*[{_LETTERS}0-9])?\.)+"
+    rf"(?:xn--[A-Za-z0-9-]+|[{_LETTERS}]{{2,}})"
+)
+_IPV4 = r"[0-9]{{1,3}}\.[0-9]{{1,3}}\.[0-9]{{1,3}}\.[0-9]"
+_IPV4_EXACT = re.compile(
+    rb"(?<![0-9])(?<![0-9]\.)" + rb"\.".join([rb"(?:25[0-5]|2[0-4][0-9]|[01]?[0-9]{1,2})"] * 4) + rb"(?![0-9]|\.[0-9])"
+)
+
+
+def find_emails(data: bytes, budget: Budget) -> Iterator[Span]:
+    """``local@domain.tld``."""
+    pos = 0
+    while True:
+        budget.count(len(data) - pos)
+        if (match := _EMAIL_RE2.search(data, pos)) is None:
+            return
+        yield match.span()
+        pos = match.end()
+
+
+def find_ipv4(data: bytes, budget: Budget) -> Iterator[Span]:
+    """Four numbers of 0 to 255 with dots between, not a part of a longer dotted number."""
+
+    def check(data: bytes, start: int) -> int:
+        match = _IPV4_EXACT.match(data, start)
+        return match.end() if match else 0
+
+    return _candidates(_IPV4_RE2, data, budget, check)
+
+
+# -- secrets -------------------------------------------------------------------------------------------------------
+
+_JWT = r"eyJ[A-Za-z0-9_{d}]+\.[A-Za-z0-9_{d}]+\."
+_JWT_EXACT = r"eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+){0,2}"  # five parts: encrypted
+
+_AWS = r"A[KS]IA[A-Z0-9]{{16}}"
+
+_BEARER = r"(?i:bearer)(?:[\t\r\n{s}]|\\[trn])+[A-Za-z0-9._~+/{d}]{{8}}"
+_BEARER_EXACT = r"(?i:bearer)[ \t\r\n]+[A-Za-z0-9._~+/-]{8,}=*"
+_WORDS = re.compile(rb"[A-Za-z]?[a-z]{0,14}(?:[-._/+~]+[A-Za-z]?[a-z]{0,14})*")
+_HAS_DIGIT = re.compile(rb"[0-9]")
+_MIN_MIXED: Final = 12
+
+# A prefix and enough of what follows it to suspect a key; and the exact forms, each bounded in length so that one that
+# is refused costs little. The rest of a longer key is taken by _KEY_REST.
+_KEY = (
+    r"(?:[srp]k_(?:live|test)_|gh[oprsu]_|github_pat_|xox[abeoprs][{d}]|xapp[{d}]|AIza|ya29\.|GOCSPX[{d}]"
+    r"|gl(?:pat|dt|rt|cbt|ptt|ft|imt|agent|oas|soat)[{d}]|npm_|pypi[{d}]|SG\.|[mp]k_|whsec_|do[opr]_v1_"
+    r"|shp(?:at|ca|pa|ss)_|hf_|sq0[a-z]{{3}}[{d}]|xkeysib[{d}])[A-Za-z0-9_+/{d}]{{10}}"
+    r"|(?:SK|key[{d}]|dapi)[0-9a-f]{{10}}|{b}sk[{d}][A-Za-z0-9_{d}]{{10}}"
+)
+_KEY_EXACT = re.compile(
+    rb"[srp]k_(?:live|test)_[0-9A-Za-z]{10,200}"  # Stripe
+    rb"|gh[oprsu]_[0-9A-Za-z]{20,255}|github_pat_[0-9A-Za-z_]{20,255}"  # GitHub
+    rb"|xox[abeoprs]-[0-9A-Za-z-]{10,255}|xapp-[0-9]-[0-9A-Za-z-]{10,255}"  # Slack
+    rb"|AIza[0-9A-Za-z_-]{35}|ya29\.[0-9A-Za-z_-]{20,255}|GOCSPX-[0-9A-Za-z_-]{20,64}"  # Google
+    rb"|(?<![0-9A-Za-z])sk-(?=[A-Za-z_-]{0,60}[0-9])(?:[0-9a-z]{2,12}-){0,3}[0-9A-Za-z_]{16,255}"  # OpenAI, Anthropic
+    rb"|gl(?:pat|dt|rt|cbt|ptt|ft|imt|agent|oas|soat)-[0-9A-Za-z_-]{20,255}"  # GitLab
+    rb"|npm_[0-9A-Za-z]{36}|pypi-[0-9A-Za-z_-]{50,255}"
+    rb"|SG\.[0-9A-Za-z_-]{16,32}\.[0-9A-Za-z_-]{16,64}"  # SendGrid
+    rb"|(?<![0-9A-Za-z])SK[0-9a-f]{32}(?![0-9A-Za-z])"  # Twilio
+    rb"|[mp]k_[0-9A-Za-z]{40}"  # LogStitch
+    rb"|whsec_[0-9A-Za-z+/]{20,200}={0,2}"  # Stripe, Svix, Standard Webhooks
+    rb"|do[opr]_v1_[0-9a-f]{64}"  # DigitalOcean
+    rb"|shp(?:at|ca|pa|ss)_[0-9a-fA-F]{32}"  # Shopify
+    rb"|(?<![0-9A-Za-z])hf_[0-9A-Za-z]{30,64}"  # Hugging Face
+    rb"|(?<![0-9A-Za-z])key-[0-9a-f]{32}(?![0-9A-Za-z])"  # Mailgun
+    rb"|sq0[a-z]{3}-[0-9A-Za-z_-]{22,64}"  # Square
+    rb"|xkeysib-[0-9a-f]{64}(?:-[0-9A-Za-z]{16})?"  # Brevo
+    rb"|(?<![0-9A-Za-z])dapi[0-9a-f]{32}"  # Databricks
+)
+_KEY_REST = re.compile(rb"[0-9A-Za-z_-]*")
+
+
+def find_jwts(data: bytes, budget: Budget) -> Iterator[Span]:
+    """Three base64url parts (five, where it is encrypted), the first of which begins an object."""
+    if b"eyJ" not in data:  # A tenth of the cost of asking the engine.
+        return
+    pos = 0
+    while True:
+        budget.count(len(data) - pos)
+        if (match := _JWT_RE2.search(data, pos)) is None:
+            return
+        yield match.span()
+        pos = match.end()
+
+
+def find_aws_keys(data: bytes, budget: Budget) -> Iterator[Span]:
+    """The 20 characters of an access key id, long-term or temporary."""
+    if b"AKIA" not in data and b"ASIA" not in data:
+        return iter(())
+    return _candidates(_AWS_RE2, data, budget, lambda _, start: start + 20)
+
+
+def find_tokens(data: bytes, budget: Budget) -> Iterator[Span]:
+    """``Bearer`` and a token, whole; and keys that are known by their prefix. Prose about bearers is none."""
+    spans = [*_bearers(data, budget), *_candidates(_KEY_RE2, data, budget, _key_end)]
+    spans.sort()
+    done = 0
+    for start, end in spans:
+        if start >= done:
+            yield start, end
+            done = end
+        elif end > done:
+            yield done, end
+            done = end
+
+
+def _bearers(data: bytes, budget: Budget) -> Iterator[Span]:
+    pos = 0
+    while True:
+        budget.count(len(data) - pos)
+        if (match := _BEARER_RE2.search(data, pos)) is None:
+            return
+        start, pos = match.span()
+        if _is_token(data[start:pos].split(None, 1)[1]):
+            yield start, pos
+
+
+def _is_token(text: bytes) -> bool:
+    head = text[:256]
+    if _HAS_DIGIT.search(head):
+        return True
+    words = head.rstrip(b"._~+/-=")
+    if _WORDS.fullmatch(words):
+        return False
+    return len(words) >= _MIN_MIXED
+
+
+def _key_end(data: bytes, start: int) -> int:
+    match = _KEY_EXACT.match(data, start)
+    if match is None:
+        return 0
+    rest = _KEY_REST.match(data, match.end())
+    return rest.end() if rest else match.end()
+
+
+# -- the table -----------------------------------------------------------------------------------------------------
+
+_SUSPICIONS: Final[Mapping[str, str]] = {
+    "jwt": _JWT,
+    "bearer_token": f"{_BEARER}|{_KEY}",
+    "aws_key": _AWS,
+    "credit_card": _CARD,
+    "ssn": _SSN,
+    "email": "@",
+    "phone": _PHONE,
+    "ipv4": _IPV4,
+}
+
+
+_NO_WORD = r"(?:^|[^0-9A-Za-z]|\\[bfnrt])"  # what may stand before a word, also as an escape of JSON
+
+
+def suspicion(slug: str, spaces: str = " ", dashes: str = "-") -> str:
+    """RE2 syntax. ``spaces`` and ``dashes`` are put into character classes, a plain ``-`` at their end.
+
+    No match goes beyond the text that caused it, save that one may begin with the character before.
+    """
+    return _SUSPICIONS[slug].format(s=spaces, d=dashes, b=_NO_WORD)
+
+
+_JWT_RE2 = compile_re2(_JWT_EXACT)
+_AWS_RE2 = compile_re2(suspicion("aws_key"))
+_BEARER_RE2 = compile_re2(_BEARER_EXACT)
+_KEY_RE2 = compile_re2(_KEY.format(d="-", b=""))
+_CARD_RE2 = compile_re2(suspicion("credit_card"))
+_SSN_RE2 = compile_re2(suspicion("ssn"))
+_EMAIL_RE2 = compile_re2(_EMAIL)
+_PHONE_RE2 = compile_re2(suspicion("phone"))
+_IPV4_RE2 = compile_re2(suspicion("ipv4"))
+
+FINDERS: Final[Mapping[str, Finder]] = {
+    "jwt": find_jwts,
+    "bearer_token": find_tokens,
+    "aws_key": find_aws_keys,
+    "credit_card": find_cards,
+    "ssn": find_ssns,
+    "email": find_emails,
+    "phone": find_phones,
+    "ipv4": find_ipv4,
+}

@@ -1,0 +1,116 @@
+"""What a reader sees as the same text is matched as the same text, and the original span is what gets replaced.
+
+Folding is done character by character, so that every folded character knows which original one it came from:
+
+* what shows nothing (zero-width and format characters, combining marks, soft hyphens, fillers, control characters but
+  white space) disappears;
+* every decimal digit, superscript or circled digit of any script becomes its ASCII digit;
+* every space becomes a space, every dash a hyphen;
+* what Unicode holds for a compatibility form of ASCII text (full-width letters, mathematical letters, ligatures, Roman
+  numerals; NFKC, Unicode Standard Annex #15) becomes that text;
+* everything else, ``é`` and ``Ж`` included, stays as it is.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Final
+
+_SHOWS_NOTHING: Final = frozenset(("Mn", "Me", "Cf", "Cc"))
+# Blank in every font, yet letters or symbols by category: Hangul fillers and the empty Braille pattern.
+_FILLERS: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800")
+_WHITE_SPACE: Final = frozenset("\t\n\r\v\f\x85")
+_MINUS: Final = "\u2212"  # a symbol by category
+
+
+def fold_char(char: str) -> str:
+    """What ``char`` is matched as: nothing, itself, or ASCII text."""
+    if char < "\x7f" and (char >= " " or char in _WHITE_SPACE):
+        return char
+    category = unicodedata.category(char)
+    if category in _SHOWS_NOTHING and char not in _WHITE_SPACE:
+        return ""
+    if char in _FILLERS:
+        return ""
+    if (digit := unicodedata.digit(char, None)) is not None:
+        return str(digit)
+    if category in ("Zs", "Zl", "Zp"):
+        return " "
+    if category == "Pd" or char == _MINUS:
+        return "-"
+    plain = unicodedata.normalize("NFKC", char)
+    if plain != char:
+        plain = "".join(c for c in plain if unicodedata.category(c) not in _SHOWS_NOTHING)
+        if plain.isascii():
+            return plain
+    return char
+
+
+class _Table(dict[int, str]):
+    """Folds a character when it is first met. Bounded by the number of characters that there are."""
+
+    def __missing__(self, code: int) -> str:
+        folded = self[code] = fold_char(chr(code))
+        return folded
+
+
+_TABLE: Final = _Table()
+
+
+def fold(text: str) -> str:
+    """``text`` as it is matched. Takes some 50 ns a character that is not ASCII, so cut what is long."""
+    return text.translate(_TABLE)
+
+
+class View:
+    """One reading of a text, as bytes for the matchers, that maps spans of them back to characters of the text."""
+
+    __slots__ = ("_ascii", "_byte", "_char", "_origin", "data")
+
+    def __init__(self, seen: str, origin: list[int] | None = None) -> None:
+        self.data = encode(seen)
+        self._ascii = len(self.data) == len(seen)
+        self._origin = origin
+        self._byte = self._char = 0
+
+    def span(self, start: int, end: int) -> tuple[int, int]:
+        """The characters of the original that these bytes stand for. Quick when asked for from left to right."""
+        if not self._ascii:
+            if start < self._byte:
+                self._byte = self._char = 0
+            first = self._char + len(decode(self.data[self._byte : start]))
+            self._byte, self._char = start, first
+            start, end = first, first + len(decode(self.data[start:end]))
+        if self._origin is None:
+            return start, end
+        return self._origin[start], self._origin[end - 1] + 1
+
+
+def views(text: str) -> list[View]:
+    """The readings of ``text``: as it is, and, where that differs, folded.
+
+    Both are needed: a rule may name what folding takes away, and a footnote mark behind a number must not hide it.
+    """
+    if text.isascii() and text.isprintable():
+        return [View(text)]
+    folded = fold(text)
+    if folded == text:
+        return [View(text)]
+    lengths = [len(_TABLE[ord(char)]) for char in text]
+    if len(folded) == len(text) and max(lengths) == 1 == min(lengths):
+        return [View(text), View(folded)]
+    origin = [index for index, length in enumerate(lengths) for _ in range(length)]
+    return [View(text), View(folded, origin)]
+
+
+def encode(text: str) -> bytes:
+    """UTF-8, also for a lone surrogate, which no accepted event holds but which must not stop the engine."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
+
+
+def decode(data: bytes) -> str:
+    """The reverse of ``encode``, of a part that begins and ends between characters."""
+    return data.decode("utf-8", "surrogatepass")

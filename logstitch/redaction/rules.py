@@ -1,0 +1,165 @@
+"""Rules are checked when they are saved and compiled once into a rule set; neither happens while an event waits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import re2
+
+from logstitch.errors import Detail, InvalidRequest
+from logstitch.redaction.behaviors import MASKS, mask_text, replacement
+from logstitch.redaction.budget import CALL_UNITS, Budget, OverBudget
+from logstitch.redaction.builtins import FINDERS, Finder, Span, compile_re2
+from logstitch.redaction.definitions import (
+    BUILTIN_ORDER,
+    BUILTINS,
+    DEFAULT_BUILTINS,
+    REDACTED,
+    SECTIONS,
+    Behavior,
+    Builtin,
+    BuiltinState,
+    CustomRule,
+    RuleType,
+)
+from logstitch.redaction.engine import FieldRule, RuleSet
+from logstitch.redaction.paths import key_patterns, path_error, tree
+from logstitch.redaction.scan import Scan, builtin_scan, pattern_scans, without_assertions
+from logstitch.redaction.texts import TextRule
+
+__all__ = [
+    "BUILTINS",
+    "BUILTIN_ORDER",
+    "DEFAULT_BUILTINS",
+    "REDACTED",
+    "SECTIONS",
+    "Behavior",
+    "Builtin",
+    "BuiltinState",
+    "CustomRule",
+    "RuleType",
+    "check_rule",
+    "compile_rules",
+]
+
+
+MAX_PATTERN_CHARS: Final = 512
+MAX_FIELDS: Final = 50
+MAX_PROGRAM: Final = 2000
+"""Instructions that a pattern may compile to, forwards or backwards: what one byte of text can cost, at worst."""
+
+# Matching the empty string may need a certain place: the edge of a word, a line, the text.
+_PLACES: Final = (b"", b"a", b"a b", b" ", b"-", b"\n", b"a\n")
+
+
+def check_rule(rule: CustomRule) -> None:
+    """Raise ``InvalidRequest`` that names what is wrong with ``rule``: ``pattern``, ``fields`` or ``fields.2``."""
+    if rule.type is RuleType.PATTERN:
+        message = _pattern_error(rule.pattern)
+        details = [Detail("pattern", message)] if message else []
+        if rule.fields:
+            details.append(Detail("fields", "Only for rules of type field_redact"))
+    else:
+        details = _field_errors(rule.fields)
+        if rule.pattern is not None:
+            details.append(Detail("pattern", "Only for rules of type pattern"))
+    if details:
+        raise InvalidRequest(details=details)
+
+
+def compile_rules(
+    builtins: Sequence[BuiltinState], custom: Sequence[CustomRule], *, secret: bytes, version: int = 0
+) -> RuleSet:
+    """The rule set of the enabled ones among these rules, in the order of the contract: field rules, then patterns,
+    each as given (by time of creation), then the built-ins in their fixed order.
+
+    ``secret`` is the project's, for the behaviour ``hash``. Custom rules must have passed ``check_rule``.
+    """
+    enabled = [rule for rule in custom if rule.enabled]
+    fields = [rule for rule in enabled if rule.type is RuleType.FIELD_REDACT]
+    patterns = [rule for rule in enabled if rule.type is RuleType.PATTERN]
+    behaviors = {state.slug: state.behavior for state in builtins if state.enabled}
+    slugs = [slug for slug in BUILTIN_ORDER if slug in behaviors]
+
+    texts = [
+        TextRule(rule.id, pattern_finder(rule.pattern or ""), replacement(rule.behavior, mask_text, secret))
+        for rule in patterns
+    ]
+    texts += [
+        TextRule(f"builtin_{slug}", FINDERS[slug], replacement(behaviors[slug], MASKS[slug], secret)) for slug in slugs
+    ]
+    bare = [without_assertions(rule.pattern or "") for rule in patterns]
+    known = [pattern for pattern in bare if pattern is not None]
+    scannable = len(known) == len(bare)
+    keys = [key for rule in fields for key in key_patterns(rule.fields)]
+    return RuleSet(
+        version,
+        texts=tuple(texts),
+        fields=tuple(
+            FieldRule(rule.id, rule.behavior, replacement(rule.behavior, mask_text, secret)) for rule in fields
+        ),
+        root=tree(rule.fields for rule in fields),
+        json_scans=_scans(slugs, known, keys, json=True) if scannable else None,
+        text_scans=_scans(slugs, known, (), json=False) if scannable else None,
+    )
+
+
+def pattern_finder(pattern: str) -> Finder:
+    """Where a customer's pattern matches, from left to right. Matches of nothing, which only an odd place makes, count
+    for nothing. Raises ``OverBudget`` for a text that is too long for a program of that size."""
+    regex = compile_re2(pattern)
+    size = max(regex.programsize, regex.reverseprogramsize)
+
+    def find(data: bytes, budget: Budget) -> Iterator[Span]:
+        if len(data) * size > CALL_UNITS:
+            raise OverBudget
+        pos = 0
+        while pos <= len(data):
+            budget.count(len(data) - pos)
+            if (match := regex.search(data, pos)) is None:
+                return
+            start, pos = match.span()
+            if start < pos:
+                yield start, pos
+            else:
+                pos += 1
+
+    return find
+
+
+def _scans(slugs: Sequence[str], patterns: Sequence[str], keys: Sequence[str], *, json: bool) -> tuple[Scan, ...]:
+    builtin = builtin_scan(slugs, json=json)
+    return (*([builtin] if builtin else []), *pattern_scans(patterns, keys, json=json))
+
+
+def _pattern_error(pattern: str | None) -> str | None:
+    if pattern is None:
+        return "Required"
+    if not pattern:
+        return "Must have at least 1 character(s)"
+    if len(pattern) > MAX_PATTERN_CHARS:
+        return f"Must have at most {MAX_PATTERN_CHARS} characters"
+    try:
+        regex = compile_re2(pattern)
+    except re2.error as error:
+        reason = error.args[0]
+        return str(reason.decode(errors="replace") if isinstance(reason, bytes) else reason)
+    except UnicodeEncodeError:
+        return "Must be valid Unicode"
+    bare = without_assertions(pattern)
+    if bare is None:
+        return "Must not use \\C: it matches half a character"
+    if compile_re2(bare).search(b"") is not None or any(
+        match.start() == match.end() for place in _PLACES for match in regex.finditer(place)
+    ):
+        return "Must not match the empty string"
+    if (size := max(regex.programsize, regex.reverseprogramsize)) > MAX_PROGRAM:
+        return f"Is too large: compiles to {size} instructions, of at most {MAX_PROGRAM}"
+    return None
+
+
+def _field_errors(fields: Sequence[str]) -> list[Detail]:
+    if not 1 <= len(fields) <= MAX_FIELDS:
+        return [Detail("fields", f"Must have 1 to {MAX_FIELDS} items")]
+    return [Detail(f"fields.{index}", message) for index, path in enumerate(fields) if (message := path_error(path))]

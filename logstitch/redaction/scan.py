@@ -1,0 +1,196 @@
+"""One pass of a linear-time engine over all text at once finds the few texts that need a closer look.
+
+A scan errs only towards the closer look. It runs on JSON as orjson writes it, where a text stands between quotes as it
+is, save for escapes and for characters that folding changes; both are themselves suspicions (spaces and dashes, which
+plain text is full of, are put into the patterns instead). Patterns of customers are used without their assertions
+(``^``, ``\\b``): what is left matches wherever the whole pattern does, in any context. It runs again, for the events
+that are suspected, on their single strings.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
+from typing import Any, Final, NamedTuple
+
+import re2
+
+from logstitch.redaction.budget import CALL_UNITS
+from logstitch.redaction.builtins import compile_re2, suspicion
+
+MAX_GROUP: Final = 1000
+"""Instructions of the customers' patterns that are scanned for together."""
+
+# Ranges that folding leaves as they are. What is not listed is suspected, so a table that is too short only costs time;
+# a test goes through every character of it.
+UNCHANGED: Final = (
+    "\\x{A1}-\\x{A7}\\x{A9}\\x{AB}\\x{AC}\\x{AE}\\x{B0}\\x{B1}\\x{B6}\\x{B7}\\x{BB}-\\x{131}\\x{134}-\\x{17E}"
+    "\\x{180}-\\x{1C6}\\x{1F4}-\\x{2AF}\\x{386}-\\x{3CE}\\x{400}-\\x{482}\\x{48A}-\\x{52F}\\x{531}-\\x{587}"
+    "\\x{5D0}-\\x{5EA}\\x{620}-\\x{64A}\\x{671}-\\x{6D5}\\x{904}-\\x{939}\\x{10A0}-\\x{115E}\\x{1161}-\\x{11FF}"
+    "\\x{1E00}-\\x{1FBC}\\x{2016}\\x{2018}-\\x{2023}\\x{2030}\\x{2032}\\x{2039}-\\x{203B}\\x{20A9}-\\x{20C0}"
+    "\\x{2180}-\\x{2211}\\x{2213}-\\x{23FF}\\x{2500}-\\x{2775}\\x{2793}-\\x{27FF}\\x{3001}-\\x{301B}\\x{301D}-\\x{3029}"
+    "\\x{3041}-\\x{3096}\\x{30A1}-\\x{30FF}\\x{3131}-\\x{3163}\\x{3400}-\\x{4DBF}\\x{4E00}-\\x{9FFF}"
+    "\\x{AC00}-\\x{D7A3}\\x{FF61}-\\x{FF9D}\\x{FFFD}\\x{1F300}-\\x{1F64F}\\x{1F680}-\\x{1F6FF}\\x{1F900}-\\x{1F9FF}"
+    "\\x{20000}-\\x{2A6DF}"
+)
+SPACES: Final = "\\x{A0}\\x{2000}-\\x{200A}\\x{202F}\\x{3000}"
+DASHES: Final = "\\x{2010}-\\x{2015}\\x{2212}\\x{301C}"
+
+_ASCII: Final = "\\x00\\t\\n\\r\\x20-\\x7e"  # NUL only separates: in JSON it is escaped
+_FOLDED: Final = f"[^{_ASCII}{UNCHANGED}{SPACES}{DASHES}]"
+_FOLDED_OR_SEPARATOR: Final = f"[^{_ASCII}{UNCHANGED}]"
+_CONTROL_ESCAPE: Final = r"\\[ubf]"
+_ANY_ESCAPE: Final = r"\\"
+# A float that is written with an exponent does not show its digits.
+_EXPONENT: Final = r"[0-9]e[+-]?[0-9]+[,}\]]"
+
+_BUILTIN_CHUNK: Final = 1 << 17
+_SEPARATOR: Final = b"\x00"
+
+
+class Scan(NamedTuple):
+    """One pattern, and how much text it may be given at once."""
+
+    regex: Any
+    limit: int
+    """Bytes. A longer text is not scanned but suspected."""
+    chunk: int
+    """Bytes that are scanned at once."""
+    by_end: bool
+    """Whether a match lies in one text, save for a character before it; else it may go on beyond where it begins."""
+
+    def suspects(self, texts: Sequence[bytes]) -> Iterator[list[int]]:
+        """The indexes of the texts that may match, in order, chunk by chunk; others may have a turn in between."""
+        start = size = 0
+        for index, text in enumerate(texts):
+            length = len(text) + 1
+            if size + length > self.chunk and index > start:
+                yield self._in_chunk(texts[start:index], start)
+                start, size = index, 0
+            size += length
+        if start < len(texts):
+            yield self._in_chunk(texts[start:] if start else texts, start)
+
+    def _in_chunk(self, texts: Sequence[bytes], base: int) -> list[int]:
+        if len(texts) == 1 and len(texts[0]) > self.limit:
+            return [base]
+        data = _SEPARATOR.join(texts)
+        match = self.regex.search(data)
+        if match is None:
+            return []
+        # Where each text starts; the separator before it goes with it, since a match may begin there.
+        starts = [0, *accumulate(len(text) + 1 for text in texts)]
+        found = []
+        while match is not None:
+            index = bisect_right(starts, match.end() - 1 if self.by_end else match.start()) - 1
+            found.append(base + index)
+            if index + 1 >= len(texts):
+                break
+            match = self.regex.search(data, starts[index + 1] - self.by_end)
+        return found
+
+
+def builtin_scan(slugs: Iterable[str], *, json: bool) -> Scan | None:
+    """For the enabled built-ins, in JSON or in single texts; None for none."""
+    if json:
+        patterns = [suspicion(slug, " " + SPACES, DASHES + "-") for slug in slugs]
+        if patterns:
+            patterns += [_FOLDED, _CONTROL_ESCAPE, _EXPONENT]
+    else:
+        patterns = [suspicion(slug) for slug in slugs]
+    if not patterns:
+        return None
+    # Its automaton was seen to stay small whatever the text, so it may be given any.
+    return Scan(compile_re2("|".join(patterns), 16 << 20), 1 << 30, _BUILTIN_CHUNK, True)
+
+
+def pattern_scans(patterns: Sequence[str], keys: Iterable[str] = (), *, json: bool) -> tuple[Scan, ...]:
+    """For customers' patterns (already ``without_assertions``), and, in JSON, for the keys that rules on fields look
+    for (``paths.key_patterns``)."""
+    parts = [f"(?:{pattern})" for pattern in patterns]
+    if json:
+        parts += dict.fromkeys(keys)
+        if parts:
+            parts = [_FOLDED_OR_SEPARATOR, _ANY_ESCAPE, *([_EXPONENT] if patterns else []), *parts]
+    scans: list[Scan] = []
+    group: list[str] = []
+    size = 0
+    for part in parts:
+        cost = compile_re2(part).programsize
+        if group and size + cost > MAX_GROUP:
+            scans.append(_group_scan(group))
+            group, size = [], 0
+        group.append(part)
+        size += cost
+    if group:
+        scans.append(_group_scan(group))
+    return tuple(scans)
+
+
+def _group_scan(parts: Sequence[str]) -> Scan:
+    regex = compile_re2("|".join(parts), 8 << 20)
+    limit = CALL_UNITS // regex.programsize
+    return Scan(regex, limit, min(limit, 16 * 1024), False)
+
+
+_GROUP_NAME = re.compile(r"\(\?P?<[^>]*>")
+
+
+def without_assertions(pattern: str) -> str | None:
+    """A pattern that matches, in any context, whatever ``pattern`` matches in one; None where that is not certain.
+
+    ``pattern`` is valid RE2 syntax (github.com/google/re2/wiki/Syntax).
+    """
+    out: list[str] = []
+    i, n = 0, len(pattern)
+    while i < n:
+        char = pattern[i]
+        if char == "\\":
+            escape = pattern[i + 1 : i + 2]
+            if escape == "Q":
+                end = pattern.find("\\E", i)
+                end = n if end < 0 else end + 2
+                out.append(pattern[i:end])
+                i = end
+                continue
+            if escape == "C":  # Any single byte, also half a character.
+                return None
+            out.append("(?:)" if escape in "bBAz" else char + escape)
+            i += 2
+        elif char == "[":
+            end = _end_of_class(pattern, i)
+            out.append(pattern[i:end])
+            i = end
+        elif char in "^$":
+            out.append("(?:)")
+            i += 1
+        elif char == "(" and (name := _GROUP_NAME.match(pattern, i)):
+            out.append("(?:")
+            i = name.end()
+        else:
+            out.append(char)
+            i += 1
+    stripped = "".join(out)
+    try:
+        compile_re2(stripped)
+    except re2.error:
+        return None
+    return stripped
+
+
+def _end_of_class(pattern: str, start: int) -> int:
+    i = start + 1
+    if pattern.startswith("^", i):
+        i += 1
+    if pattern.startswith("]", i):
+        i += 1
+    while i < len(pattern) and pattern[i] != "]":
+        if pattern[i] == "\\":
+            i += 2
+        elif pattern.startswith("[:", i) and (end := pattern.find(":]", i)) > 0:
+            i = end + 2
+        else:
+            i += 1
+    return i + 1

@@ -1,0 +1,105 @@
+"""One text through all rules in their order: each rule sees only what the rules before it have left.
+
+What is left and right of a replacement is never joined: each piece is matched as if it were a text of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from logstitch.redaction.behaviors import Replace
+from logstitch.redaction.budget import MAX_TEXT, MAX_UNICODE_TEXT, Budget, OverBudget
+from logstitch.redaction.builtins import Finder, Span
+from logstitch.redaction.definitions import REDACTED
+from logstitch.redaction.folding import View, views
+
+
+class TextRule(NamedTuple):
+    """A rule that looks for something in a text."""
+
+    id: str
+    find: Finder
+    replace: Replace
+
+
+class Redacted(NamedTuple):
+    """A text that was changed, and the ids of the rules that changed it or that could not be run to the end."""
+
+    text: str
+    rules: tuple[str, ...]
+
+
+def redact_text(text: str, rules: Sequence[TextRule], budget: Budget) -> Redacted | None:
+    """``text`` as ``rules`` allow it to be stored; None where none of them finds anything.
+
+    A text that is too long, or that takes too long, becomes ``[REDACTED]`` altogether.
+    """
+    changed: list[str] = []
+    place = 0
+    try:
+        if len(text) > MAX_TEXT or (len(text) > MAX_UNICODE_TEXT and not text.isascii()):
+            raise OverBudget
+        budget.begin_value()
+        left: list[tuple[int, int, list[View]]] = [(0, len(text), views(text))]
+        replaced: list[tuple[int, int, str]] = []
+        for place, rule in enumerate(rules):  # noqa: B007 - where it was, when time is up
+            if found := [(begin, spans) for begin, _, seen in left if (spans := _find(rule, seen, budget))]:
+                changed.append(rule.id)
+                spans = [(begin + start, begin + end) for begin, spans in found for start, end in spans]
+                for start, end in spans:
+                    budget.count(0)
+                    replaced.append((start, end, rule.replace(text[start:end])))
+                left = _without(text, left, spans, budget)
+    except OverBudget:
+        return Redacted(REDACTED, tuple(dict.fromkeys([*changed, *(rule.id for rule in rules[place:])])))
+    if not replaced:
+        return None
+    replaced.sort()
+    parts: list[str] = []
+    done = 0
+    for start, end, instead in replaced:
+        parts += (text[done:start], instead)
+        done = end
+    parts.append(text[done:])
+    return Redacted("".join(parts), tuple(changed))
+
+
+def _find(rule: TextRule, seen: Sequence[View], budget: Budget) -> list[Span]:
+    if len(seen) == 1:
+        view = seen[0]
+        return [view.span(start, end) for start, end in rule.find(view.data, budget)]
+    spans = sorted(view.span(start, end) for view in seen for start, end in rule.find(view.data, budget))
+    merged: list[Span] = []
+    for start, end in spans:
+        if merged and start < merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def _without(
+    text: str, left: Sequence[tuple[int, int, list[View]]], spans: Sequence[Span], budget: Budget
+) -> list[tuple[int, int, list[View]]]:
+    """``left`` without ``spans``, each of which lies in one piece; both are in order."""
+
+    def piece(begin: int, stop: int) -> tuple[int, int, list[View]]:
+        budget.count(stop - begin)
+        return begin, stop, views(text[begin:stop])
+
+    pieces: list[tuple[int, int, list[View]]] = []
+    taken = iter([*spans, (len(text) + 1, len(text) + 1)])
+    start, end = next(taken)
+    for begin, stop, seen in left:
+        if start >= stop:
+            pieces.append((begin, stop, seen))
+            continue
+        while start < stop:
+            if start > begin:
+                pieces.append(piece(begin, start))
+            begin = end
+            start, end = next(taken)
+        if begin < stop:
+            pieces.append(piece(begin, stop))
+    return pieces

@@ -1,0 +1,346 @@
+"""What redaction does to an event: what is found where, what takes its place, and what is put on record."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from logstitch.redaction.engine import MAX_RECORDS, Change, RuleSet, redact, redact_batch
+from logstitch.redaction.rules import DEFAULT_BUILTINS, Behavior, CustomRule, RuleType, compile_rules
+
+CARD = "4111111111111111"
+SECRET = b"the project's"
+
+
+def pattern(text: str, behavior: Behavior = Behavior.REPLACE, id: str = "p") -> CustomRule:
+    return CustomRule(id, id, RuleType.PATTERN, text, (), behavior, True)
+
+
+def on(*fields: str, behavior: Behavior = Behavior.REPLACE, id: str = "f") -> CustomRule:
+    return CustomRule(id, id, RuleType.FIELD_REDACT, None, fields, behavior, True)
+
+
+def rules(*custom: CustomRule, builtins: str = "", behavior: Behavior = Behavior.REPLACE) -> RuleSet:
+    wanted = builtins.split()
+    states = [replace(state, enabled=state.slug in wanted, behavior=behavior) for state in DEFAULT_BUILTINS]
+    return compile_rules(states, custom, secret=SECRET)
+
+
+DEFAULT = compile_rules(DEFAULT_BUILTINS, (), secret=SECRET)
+
+
+def metadata(value: Any, rule_set: RuleSet = DEFAULT) -> Any:
+    return redact({"metadata": value}, rule_set).event["metadata"]
+
+
+def text(value: str, rule_set: RuleSet = DEFAULT) -> Any:
+    return metadata({"t": value}, rule_set)["t"]
+
+
+# -- what is looked at ---------------------------------------------------------------------------------------------
+
+
+def test_a_clean_event_comes_back_itself() -> None:
+    event = {"action": "a.b", "actor": {"id": "u", "type": "user"}, "metadata": {"n": [1, {"x": "y"}]}}
+
+    result = redact(event, DEFAULT)
+
+    assert result.event is event
+    assert result.changes == ()
+    assert redact(event, RuleSet()).event is event
+
+
+def test_strings_numbers_and_keys_are_looked_at_at_any_depth_in_every_section() -> None:
+    event = {
+        "actor": {"id": CARD, "type": "user"},
+        "target": {"id": "t", "type": "x", "name": f"card {CARD}"},
+        "context": {"user_agent": CARD},
+        "metadata": {"deep": [[{"x": {CARD: int(CARD)}}]], "float": float(CARD), "short": 411111111111},
+        "changes": [{"field": CARD, "before": CARD, "after": {"a": CARD}}],
+    }
+
+    result = redact(event, DEFAULT)
+
+    assert result.event == {
+        "actor": {"id": "[REDACTED]", "type": "user"},
+        "target": {"id": "t", "type": "x", "name": "card [REDACTED]"},
+        "context": {"user_agent": "[REDACTED]"},
+        "metadata": {
+            "deep": [[{"x": {"[REDACTED]": "[REDACTED]"}}]],
+            "float": "[REDACTED]",
+            "short": 411111111111,
+        },
+        "changes": [{"field": "[REDACTED]", "before": "[REDACTED]", "after": {"a": "[REDACTED]"}}],
+    }
+    assert [change.field for change in result.changes] == [
+        "actor.id",
+        "target.name",
+        "context.user_agent",
+        "metadata.deep.0.0.x.[REDACTED]",
+        "metadata.float",
+        "changes.0.field",
+        "changes.0.before",
+        "changes.0.after.a",
+    ]
+    assert {change.rules for change in result.changes} == {("builtin_credit_card",)}
+
+
+def test_what_is_never_looked_at_stays() -> None:
+    event = {
+        "action": "secret.secret",
+        "category": "secret",
+        "tenant_id": CARD,
+        "idempotency_key": CARD,
+        "occurred_at": "2024-01-01T00:00:00Z",
+        "metadata": {"short": 4111, "none": None, "flag": True},
+    }
+    assert redact(event, rules(pattern("secret|2024|4111|true|null"), builtins="credit_card")).event is event
+
+
+def test_the_names_of_the_schema_are_no_keys_of_the_sender() -> None:
+    event = {
+        "actor": {"id": "id", "type": "type", "name": "name", "email": "email"},
+        "changes": [{"field": "field", "before": {"before": 1}}],
+    }
+
+    result = redact(event, rules(pattern("id|type|name|email|field|before")))
+
+    assert result.event == {
+        "actor": dict.fromkeys(("id", "type", "name", "email"), "[REDACTED]"),
+        "changes": [{"field": "[REDACTED]", "before": {"[REDACTED]": 1}}],
+    }
+
+
+@pytest.mark.parametrize("section", ["actor", "target", "context", "metadata", "changes"])
+@pytest.mark.parametrize("value", [CARD, [CARD], {"x": CARD}, int(CARD), None, True, {}, []])
+def test_a_partial_or_odd_sample_is_looked_at_all_the_same(section: str, value: Any) -> None:
+    assert CARD not in repr(redact({section: value}, DEFAULT).event)
+
+
+def test_only_the_match_is_replaced_wherever_it_stands() -> None:
+    assert text(f"from {CARD} to 5555-5555-5555-4444, thanks") == "from [REDACTED] to [REDACTED], thanks"
+    assert text("４１１１\u200b１１１１\u00a01111\u2011١١١١!") == "[REDACTED]!"
+    assert text("ＡＫＩＡ\u00adIOSFODNN7EXAMPLE") == "[REDACTED]"
+    assert text(f"{CARD}²") == "[REDACTED]²"
+    assert text(f"{CARD}\u200b{CARD}") == "[REDACTED]\u200b[REDACTED]"
+
+
+# -- keys ----------------------------------------------------------------------------------------------------------
+
+
+def test_keys_that_become_equal_keep_their_values() -> None:
+    other = "5555555555554444"
+    value = {CARD: 1, "[REDACTED] (2)": 2, other: 3, "[REDACTED]": 4, "x" + CARD: 5}
+
+    assert metadata(value) == {
+        "[REDACTED] (3)": 1,
+        "[REDACTED] (2)": 2,
+        "[REDACTED] (4)": 3,
+        "[REDACTED]": 4,
+        "x[REDACTED]": 5,
+    }
+    assert list(metadata(value).values()) == [1, 2, 3, 4, 5]
+
+
+def test_a_record_holds_nothing_of_a_key_that_was_redacted() -> None:
+    result = redact({"metadata": {CARD: {"a": [CARD]}, "k" * 300: CARD}}, DEFAULT)
+
+    assert [change.field for change in result.changes] == [
+        "metadata.[REDACTED].a.0",
+        "metadata.[REDACTED]",
+        f"metadata.{'k' * 200}…",
+    ]
+
+
+def test_records_are_bounded() -> None:
+    event = {"changes": [{"field": "f", "before": [CARD] * 1500, "after": {"ssn": ["123-45-6789"] * 200}}]}
+
+    result = redact(event, DEFAULT)
+
+    assert len(result.changes) == MAX_RECORDS + 1
+    assert result.changes[-1] == Change("changes", ("builtin_credit_card", "builtin_ssn"))
+    assert set(result.event["changes"][0]["before"]) == {"[REDACTED]"}
+
+
+# -- behaviours ----------------------------------------------------------------------------------------------------
+
+MASKED = [
+    ("credit_card", "4242-4242-4242-4242", "****-****-****-4242"),
+    ("credit_card", "４２４２４２４２４２４２４２４２", "****-****-****-4242"),
+    ("ssn", "123-45-6789", "***-**-6789"),
+    ("email", "ada.lovelace@example.com", "a***@example.com"),
+    ("phone", "+1 (415) 555-2671", "***-***-2671"),
+    ("ipv4", "203.0.113.42", "203.0.*.*"),
+    ("jwt", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl", "eyJ***"),
+    ("bearer_token", "Bearer abcdefgh12345678", "****5678"),
+    ("bearer_token", "ghp_" + "a1B2" * 9, "****a1B2"),
+    ("aws_key", "AKIAIOSFODNN7EXAMPLE", "AKIA****MPLE"),
+]
+
+
+@pytest.mark.parametrize(("slug", "value", "masked"), MASKED)
+def test_a_mask_keeps_what_the_contract_says(slug: str, value: str, masked: str) -> None:
+    assert text(f"<{value}>", rules(builtins=slug, behavior=Behavior.MASK)) == f"<{masked}>"
+
+
+@pytest.mark.parametrize(("slug", "value"), [(slug, value) for slug, value, _ in MASKED])
+def test_a_hash_is_keyed_and_of_the_text_as_it_was_sent(slug: str, value: str) -> None:
+    expected = "sha256:" + hmac.new(SECRET, value.encode(), hashlib.sha256).hexdigest()
+    assert text(f"<{value}>", rules(builtins=slug, behavior=Behavior.HASH)) == f"<{expected}>"
+
+
+def test_the_mask_of_a_custom_pattern_shows_four_of_eight_or_nothing() -> None:
+    masking = rules(pattern("x[0-9]+", Behavior.MASK))
+    assert text("x1234567 x123456", masking) == "****4567 ****"
+
+
+@pytest.mark.parametrize(
+    ("value", "mask", "hashed"),
+    [
+        ("a long text", "****text", b"a long text"),
+        ("short", "****", b"short"),
+        (123456789, "****6789", b"123456789"),
+        (True, "****", b"true"),
+        (None, "****", b"null"),
+        ({"b": 1, "a": "é"}, "****", '{"a":"é","b":1}'.encode()),
+        ([1.5, []], "****", b"[1.5,[]]"),
+    ],
+)
+def test_a_rule_on_a_field_replaces_a_value_of_any_type(value: Any, mask: str, hashed: bytes) -> None:
+    digest = "sha256:" + hmac.new(SECRET, hashed, hashlib.sha256).hexdigest()
+    for behavior, expected in (
+        (Behavior.REPLACE, "[REDACTED]"),
+        (Behavior.MASK, mask),
+        (Behavior.HASH, digest),
+    ):
+        assert metadata({"f": value, "g": value}, rules(on("metadata.f", behavior=behavior))) == {
+            "f": expected,
+            "g": value,
+        }
+
+
+# -- paths ---------------------------------------------------------------------------------------------------------
+
+TREE = {"a": {"b": {"ssn": 1}, "ssn": 2}, "ssn": 3, "list": [{"ssn": 4}, [5]], "a.b": 6}
+R = "[REDACTED]"
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("metadata.ssn", {**TREE, "ssn": R}),
+        ("metadata.*.ssn", {**TREE, "a": {"b": {"ssn": 1}, "ssn": R}}),
+        ("metadata.**.ssn", {"a": {"b": {"ssn": R}, "ssn": R}, "ssn": R, "list": [{"ssn": R}, [5]], "a.b": 6}),
+        ("metadata.*", dict.fromkeys(TREE, R)),
+        ("metadata.**", dict.fromkeys(TREE, R)),
+        ("metadata.list.0", {**TREE, "list": [R, [5]]}),
+        ("metadata.list.*", {**TREE, "list": [R, R]}),
+        ("metadata.list.1.0", {**TREE, "list": [{"ssn": 4}, [R]]}),
+        ("metadata.a.b", {**TREE, "a": {"b": R, "ssn": 2}, "a.b": R}),
+        ("metadata.a.**.ssn", {**TREE, "a": {"b": {"ssn": R}, "ssn": R}}),
+        ("metadata", R),
+        ("metadata.ssn.x", TREE),
+        ("metadata.SSN", TREE),
+    ],
+)
+def test_a_path_names_values(path: str, expected: Any) -> None:
+    assert metadata(TREE, rules(on(path))) == expected
+
+
+def test_a_key_is_found_by_what_it_looks_like() -> None:
+    assert metadata({"ＳＳＮ": 1, "s\u200bsn": 2}, rules(on("metadata.SSN", "metadata.ssn"))) == {
+        "ＳＳＮ": R,
+        "s\u200bsn": R,
+    }
+
+
+def test_a_key_that_is_called_like_a_wildcard_is_no_wildcard() -> None:
+    assert metadata({"**": {"x": 1}, "*": 2, "x": 3}, rules(on("metadata.**.x"))) == {"**": {"x": R}, "*": 2, "x": R}
+
+
+def test_an_event_keeps_the_shape_that_it_is_stored_in() -> None:
+    event = {
+        "actor": {"id": "u1", "type": "user", "name": "Ada"},
+        "target": {"id": "t1", "type": "doc"},
+        "context": {"ip_address": "::1"},
+        "changes": [{"field": "f", "before": 1}],
+    }
+
+    result = redact(event, rules(on("actor", "target", "context", "changes")))
+
+    assert result.event == {
+        "actor": {"id": R, "type": R},
+        "target": {"id": R, "type": R},
+        "context": R,
+        "changes": R,
+    }
+    assert result.changes == tuple(Change(name, ("f",)) for name in ("actor", "target", "context", "changes"))
+    assert redact(event, rules(on("actor.type"))).event["actor"] == {"id": "u1", "type": R, "name": "Ada"}
+
+
+# -- order ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_rule_on_a_field_wins_and_patterns_leave_it_alone() -> None:
+    rule_set = rules(
+        pattern("sha256|REDACTED", id="late"),
+        on("metadata.a", id="one"),
+        on("metadata.a", behavior=Behavior.MASK, id="again"),
+        on("metadata.*", behavior=Behavior.HASH, id="two"),
+    )
+
+    result = redact({"metadata": {"a": "x", "b": "y"}}, rule_set)
+
+    assert result.event["metadata"]["a"] == "[REDACTED]"
+    assert result.event["metadata"]["b"].startswith("sha256:")
+    assert result.changes == (Change("metadata.a", ("one",)), Change("metadata.b", ("two",)))
+
+
+def test_patterns_come_in_their_order_and_before_the_built_ins() -> None:
+    assert text(f"card {CARD}", rules(pattern("1+", Behavior.MASK), builtins="credit_card")) == "card 4****1111"
+    assert text("abc", rules(pattern("ab", id="1"), pattern("bc", id="2"))) == "[REDACTED]c"
+    assert text("abc", rules(pattern("bc", id="2"), pattern("ab", id="1"))) == "a[REDACTED]"
+
+
+def test_a_token_in_a_bearer_header_is_a_jwt_first() -> None:
+    assert text("Bearer eyJhbGci.eyJzdWIi.c2ln") == "Bearer [REDACTED]"
+
+
+def test_what_was_replaced_is_not_looked_at_again() -> None:
+    rule_set = rules(pattern("x", id="1"), pattern("REDACTED|[][]", id="2"), pattern("sha256", id="3"))
+    assert text("axb", rule_set) == "a[REDACTED]b"
+    hashing = rules(pattern("x", Behavior.HASH, id="1"), pattern("[0-9a-f]{64}", id="2"))
+    assert text("axb", hashing).startswith("asha256:")
+
+
+def test_what_is_left_of_a_replacement_is_not_joined_with_what_is_right_of_it() -> None:
+    assert text("foXbar", rules(pattern("X", id="1"), pattern("foo|foba", id="2"))) == "fo[REDACTED]bar"
+    assert text("4111X111111111111", rules(pattern("X"), builtins="credit_card")) == "4111[REDACTED]111111111111"
+
+
+def test_a_record_names_every_rule_in_order_and_once() -> None:
+    result = redact(
+        {"metadata": {"t": f"b {CARD} a {CARD} b"}},
+        rules(pattern("a", id="A"), pattern("b", id="B"), builtins="credit_card"),
+    )
+
+    assert result.changes == (Change("metadata.t", ("A", "B", "builtin_credit_card")),)
+
+
+def test_a_key_and_its_value_are_one_field() -> None:
+    result = redact({"metadata": {CARD: "123-45-6789"}}, DEFAULT)
+    assert result.changes == (Change("metadata.[REDACTED]", ("builtin_credit_card", "builtin_ssn")),)
+
+
+def test_a_batch_is_its_events() -> None:
+    events = [{"metadata": {"n": n, "t": CARD if n % 7 == 3 else "clean"}} for n in range(100)]
+
+    results = redact_batch(events, DEFAULT)
+
+    assert [bool(result.changes) for result in results] == [n % 7 == 3 for n in range(100)]
+    assert all((result.event is event) == (not result.changes) for event, result in zip(events, results, strict=True))
+    assert redact_batch((), DEFAULT) == []

@@ -1,0 +1,197 @@
+"""No rule holds up the service: slices are short, requests are bounded, and what is not examined is not kept."""
+
+from __future__ import annotations
+
+import gc
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from logstitch.redaction.budget import SLICE_SECONDS, VALUE_SECONDS
+from logstitch.redaction.engine import Redaction, RuleSet, redact, redact_batch, slices
+from logstitch.redaction.rules import DEFAULT_BUILTINS, Behavior, CustomRule, RuleType, check_rule, compile_rules
+from logstitch.redaction.scan import pattern_scans
+
+CARD = "4111111111111111"
+DEFAULT = compile_rules(DEFAULT_BUILTINS, (), secret=b"s")
+
+MOST = 0.1
+"""Seconds of CPU that a slice may take. Others run on the machine of the tests, hence CPU time."""
+
+
+def of(*patterns: str) -> RuleSet:
+    rules = [
+        CustomRule(f"p{index}", "rule", RuleType.PATTERN, pattern, (), Behavior.REPLACE, True)
+        for index, pattern in enumerate(patterns)
+    ]
+    for rule in rules:
+        check_rule(rule)
+    return compile_rules((), rules, secret=b"s")
+
+
+class Clock:
+    """Goes on by ``step`` seconds each time it is asked."""
+
+    def __init__(self, step: float = 0.0) -> None:
+        self.now = 0.0
+        self.step = step
+
+    def __call__(self) -> float:
+        self.now += self.step
+        return self.now
+
+
+def run(work: Iterator[None]) -> tuple[list[Redaction], list[float]]:
+    """The results, and the CPU time of each slice."""
+    times = []
+    while True:
+        start = time.thread_time()
+        try:
+            next(work)
+        except StopIteration as done:
+            times.append(time.thread_time() - start)
+            return done.value, times
+        times.append(time.thread_time() - start)
+
+
+def letters(length: int, alphabet: str = "ab") -> str:
+    return "".join(random.Random(1).choices(alphabet, k=length))
+
+
+def metadata(*texts: str) -> list[Mapping[str, Any]]:
+    return [{"metadata": {"t": text}} for text in texts]
+
+
+def before(value: Any) -> list[Mapping[str, Any]]:
+    return [{"changes": [{"field": "f", "before": value}]}]
+
+
+EXPLODING = [f"a[ab]{{{400 - n}}}x" for n in range(100)]
+STORMS: dict[str, tuple[RuleSet, Sequence[Mapping[str, Any]]]] = {
+    "all matches of a quadratic pattern": (of(".*[^A-Z]|[A-Z]"), metadata(*["A" * 32_000] * 20)),
+    "an exponential automaton": (of("[ab]*a[ab]{12}x"), metadata(*[letters(32_000)] * 20)),
+    "a hundred of them": (of(*EXPLODING), metadata(*[letters(3_000 + n) for n in range(20)])),
+    "one long text": (of("a.{100}b"), before(letters(4_000_000))),
+    "a text of cards": (DEFAULT, metadata(*[f"{n} " + f"{CARD}," * 1_900 for n in range(20)])),
+    "many cards": (DEFAULT, before([f"{n} {CARD}" for n in range(100_000)])),
+    "many numbers": (DEFAULT, before([4111111111111111 + n for n in range(200_000)])),
+    "many keys": (DEFAULT, before({f"{n} {CARD}": n for n in range(60_000)})),
+    "single digits": (DEFAULT, before("4 " * 120_000)),
+    "token prefixes": (DEFAULT, before("task-aask-a" * 20_000 + " 123-45-6789")),
+    "half tokens": (DEFAULT, before("eyJ" * 80_000 + ".a.b")),
+    "combining marks": (DEFAULT, before("e\u0301" * 1_000_000)),
+    "hidden cards": (DEFAULT, metadata(*[f"{n}" + "e\u0301" * 7_000 + CARD for n in range(20)])),
+    "nesting": (DEFAULT, before([[[[[CARD]]]]] * 60_000)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("storm", STORMS)
+def test_no_slice_is_long_and_no_request_is_endless(storm: str) -> None:
+    rules, events = STORMS[storm]
+    # What the tests before this one left on the heap is not looked through again and again on this one's time.
+    gc.collect()
+    gc.freeze()
+    try:
+        results, times = run(slices(events, rules, seconds=0.5))
+    finally:
+        gc.unfreeze()
+
+    print(f"\n{storm}: {len(times)} slices, longest {1000 * max(times):.0f} ms, together {sum(times):.2f} s")
+    assert len(results) == len(events)
+    assert max(times) < MOST
+    assert sum(times) < 0.5 + 2 * MOST
+
+
+def test_slices_come_to_the_same_as_the_whole() -> None:
+    events = [{"metadata": {"n": n, "t": CARD if n % 3 else "clean", CARD: [n]}} for n in range(50)]
+
+    results, times = run(slices(events, DEFAULT, clock=Clock(SLICE_SECONDS), seconds=1e9))
+
+    assert len(times) > 50
+    assert results == redact_batch(events, DEFAULT)
+
+
+def test_a_value_over_its_budget_is_replaced_and_the_rules_that_did_not_finish_are_named() -> None:
+    rules = of("[A-Z]", "secret")
+    event = {"metadata": {"long": "A" * 5_000, "short": "a secret"}}
+
+    ((redacted, changes),), _ = run(slices([event], rules, clock=Clock(VALUE_SECONDS / 50), seconds=1e9))
+
+    assert redacted == {"metadata": {"long": "[REDACTED]", "short": "a [REDACTED]"}}
+    assert [(change.field, change.rules) for change in changes] == [
+        ("metadata.long", ("p0", "p1")),
+        ("metadata.short", ("p1",)),
+    ]
+
+
+def test_time_that_others_had_does_not_count() -> None:
+    clock = Clock()
+    work = slices([{"metadata": {"t": f"{n} {CARD}"}} for n in range(3)], DEFAULT, clock=clock, seconds=0.1)
+    results: list[Redaction] = []
+    while not results:
+        clock.step = SLICE_SECONDS
+        try:
+            next(work)
+        except StopIteration as done:
+            results = done.value
+        clock.step = 0.0
+        clock.now += 1000.0
+
+    assert [result.event["metadata"]["t"] for result in results] == ["0 [REDACTED]", "1 [REDACTED]", "2 [REDACTED]"]
+
+
+def test_a_request_over_its_budget_keeps_nothing_that_was_not_examined() -> None:
+    event = {
+        "action": "a.b",
+        "actor": {"id": CARD, "type": "user", "email": "x"},
+        "target": {"id": "t", "type": CARD},
+        "context": {"user_agent": CARD},
+        "metadata": {"t": CARD},
+        "changes": [{"field": CARD}],
+    }
+    clean = {"metadata": {"t": "clean"}}
+
+    (redacted, untouched), _ = run(slices([event, clean], DEFAULT, clock=Clock(0.01), seconds=0.03))
+
+    assert redacted.event == {
+        "action": "a.b",
+        "actor": {"id": "[REDACTED]", "type": "[REDACTED]"},
+        "target": {"id": "[REDACTED]", "type": "[REDACTED]"},
+        "context": "[REDACTED]",
+        "metadata": "[REDACTED]",
+        "changes": "[REDACTED]",
+    }
+    assert [change.field for change in redacted.changes] == ["actor", "target", "context", "metadata", "changes"]
+    assert all("builtin_ssn" in change.rules for change in redacted.changes)
+    assert untouched.event is clean or untouched.event == {"metadata": "[REDACTED]"}
+
+
+def test_a_text_that_is_too_long_to_examine_is_replaced_only_when_something_is_suspected() -> None:
+    long = "clean " * 100_000
+    assert redact({"changes": [{"field": "f", "before": long}]}, DEFAULT).changes == ()
+
+    result = redact({"changes": [{"field": "f", "before": long + CARD, "after": "x"}]}, DEFAULT)
+
+    assert result.event == {"changes": [{"field": "f", "before": "[REDACTED]", "after": "x"}]}
+    assert result.changes[0].field == "changes.0.before"
+
+
+def test_a_text_that_is_too_long_for_a_large_program_is_replaced() -> None:
+    rules = of("a.{100}b")
+    text = letters(30_000)
+
+    (long, short), _ = run(slices(metadata(text, text[:300]), rules, clock=Clock()))
+
+    assert long.event == {"metadata": {"t": "[REDACTED]"}}
+    assert short.event != {"metadata": {"t": "[REDACTED]"}}
+
+
+def test_a_text_that_is_too_long_to_be_scanned_is_suspected() -> None:
+    (scan,) = pattern_scans(["a.{100}b"], json=False)
+    short, long = b"x" * scan.limit, b"x" * (scan.limit + 1)
+
+    assert [index for found in scan.suspects([short, long, short]) for index in found] == [1]

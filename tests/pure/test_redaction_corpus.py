@@ -1,0 +1,94 @@
+"""How accurate redaction is, in figures: nothing is missed, and next to nothing is taken that is no secret."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from logstitch.redaction.engine import redact, redact_batch
+from logstitch.redaction.rules import DEFAULT_BUILTINS, compile_rules
+from tests.support import corpus
+from tests.support.redaction_corpus import DISGUISES, TYPES, benign, card_numbers, leaks
+
+DEFAULT = compile_rules(DEFAULT_BUILTINS, (), secret=b"secret")
+BENIGN = 100_000
+SEED = 20240501
+
+
+def texts_of(value: Any) -> list[Any]:
+    """Every string and number of an event, keys included."""
+    if isinstance(value, dict):
+        return [*value, *(text for item in value.values() for text in texts_of(item))]
+    if isinstance(value, list):
+        return [text for item in value for text in texts_of(item)]
+    return [value]
+
+
+def test_no_leak_is_missed_in_any_disguise_at_any_place() -> None:
+    only = {
+        kind: compile_rules(
+            [replace(state, enabled=state.slug == kind) for state in DEFAULT_BUILTINS], (), secret=b"secret"
+        )
+        for kind in TYPES
+    }
+    count = 0
+    wrong = []
+    for leak in leaks(SEED, rounds=8):
+        count += 1
+        result = redact(leak.event, only[leak.type])
+        if result.event != leak.expected or [change.rules for change in result.changes] != [(f"builtin_{leak.type}",)]:
+            wrong.append((leak, result))
+
+    kinds = f"{len(TYPES)} types x {len(DISGUISES)} disguises x places"
+    print(f"\nleaks: {count} ({kinds}), missed or misplaced: {len(wrong)}")
+    assert len(DISGUISES) == 14
+    assert not wrong, wrong[:3]
+
+
+def test_no_card_that_is_sent_as_a_number_is_missed() -> None:
+    numbers = list(card_numbers(SEED, 2000))
+    # Beyond 2^53 a float no longer holds the digits that were typed.
+    floats = [float(number) for number in numbers if number < 2**53]
+
+    result = redact({"metadata": {"numbers": numbers, "floats": floats}}, DEFAULT)
+
+    assert result.event["metadata"] == {
+        "numbers": ["[REDACTED]"] * len(numbers),
+        "floats": ["[REDACTED]"] * len(floats),
+    }
+
+
+def test_next_to_nothing_is_taken_that_is_no_secret() -> None:
+    values = list(benign(SEED, BENIGN))
+    events = [{"metadata": {"values": [value for _, value in values[i : i + 20]]}} for i in range(0, BENIGN, 20)]
+    taken: Counter[str] = Counter()
+    examples = {}
+    for start in range(0, len(events), 100):
+        batch = events[start : start + 100]
+        for offset, result in enumerate(redact_batch(batch, DEFAULT)):
+            for change in result.changes:
+                kind, value = values[(start + offset) * 20 + int(change.field.rpartition(".")[2])]
+                taken[f"{kind} ({', '.join(change.rules)})"] += 1
+                examples[kind] = value
+
+    print(f"\nbenign values: {BENIGN}, taken: {taken.total()} ({taken.total() / BENIGN:.3%}) {dict(taken)} {examples}")
+    assert taken.total() < BENIGN / 1000
+
+
+def test_of_real_events_next_to_nothing_is_taken() -> None:
+    events = corpus.distinct_events()
+    texts = sum(len(texts_of(event)) for event in events)
+
+    changes = [change for result in redact_batch(events, DEFAULT) for change in result.changes]
+
+    print(f"\nreal events: {len(events)} with {texts} values and keys, taken: {len(changes)} {changes}")
+    assert len(changes) < texts / 1000
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_corpus_is_the_same_for_the_same_seed(seed: int) -> None:
+    assert list(leaks(seed))[:50] == list(leaks(seed))[:50]
+    assert list(benign(seed, 100)) == list(benign(seed, 100))
