@@ -65,6 +65,10 @@ DatabaseUrl = Annotated[
         show_envvar=True,
     ),
 ]
+OrganizationId = Annotated[
+    UUID | None,
+    typer.Option("--organization", help="Its id; may be left out where there is only one."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 PoolSize = Annotated[
     int,
@@ -73,6 +77,15 @@ PoolSize = Annotated[
         min=1,
         max=500,
         help="Database transactions at the same time, for each worker; it has two connections more.",
+    ),
+]
+ConnectionsPerAddress = Annotated[
+    int,
+    typer.Option(
+        envvar="LOGSTITCH_CONNECTIONS_PER_ADDRESS",
+        min=1,
+        max=2000,
+        help="Connections that one client address may have to a worker, of 2000 in all. Raise it behind a proxy.",
     ),
 ]
 LogLevel = Annotated[
@@ -100,6 +113,7 @@ def serve(
     database_url: DatabaseUrl = None,
     workers: Annotated[int, typer.Option(envvar="LOGSTITCH_WORKERS", min=1, max=64, help="Processes.")] = 1,
     pool_size: PoolSize = 8,
+    connections_per_address: ConnectionsPerAddress = 500,
     drain_notice: Annotated[
         float,
         typer.Option(
@@ -122,6 +136,7 @@ def serve(
         database_url=database_url,
         workers=workers,
         pool_size=pool_size,
+        connections_per_address=connections_per_address,
         drain_notice=drain_notice,
         drain_seconds=drain_seconds,
         log_level=log_level,
@@ -157,6 +172,7 @@ def worker(
     drain_notice: Annotated[float, typer.Option(envvar="LOGSTITCH_DRAIN_NOTICE")],
     drain_seconds: Annotated[float, typer.Option(envvar="LOGSTITCH_DRAIN_SECONDS")],
     pool_size: PoolSize = 8,
+    connections_per_address: ConnectionsPerAddress = 500,
     data: Data = None,
     log_level: LogLevel = "info",
 ) -> None:
@@ -168,6 +184,7 @@ def worker(
         database_url=database_url,
         data=data,
         pool_size=pool_size,
+        connections_per_address=connections_per_address,
         drain_notice=drain_notice,
         drain_seconds=drain_seconds,
     )
@@ -326,7 +343,7 @@ def org_plan(organization_id: UUID, plan: Plan, data: Data = None, database_url:
 @project.command("create")
 def project_create(
     name: str,
-    organization: Annotated[UUID | None, typer.Option(help="Its id; may be left out where there is only one.")] = None,
+    organization: OrganizationId = None,
     data: Data = None,
     database_url: DatabaseUrl = None,
     as_json: Json = False,
@@ -343,7 +360,7 @@ def project_create(
 
 @project.command("list")
 def project_list(
-    organization: Annotated[UUID | None, typer.Option(help="Its id; may be left out where there is only one.")] = None,
+    organization: OrganizationId = None,
     data: Data = None,
     database_url: DatabaseUrl = None,
     as_json: Json = False,
@@ -365,7 +382,7 @@ def key_create(
     project_id: Annotated[
         UUID | None, typer.Option("--project", help="Make a key of this project; without it, a master key.")
     ] = None,
-    organization: Annotated[UUID | None, typer.Option(help="Its id; may be left out where there is only one.")] = None,
+    organization: OrganizationId = None,
     data: Data = None,
     database_url: DatabaseUrl = None,
     as_json: Json = False,
@@ -394,7 +411,7 @@ def key_create(
 
 @key.command("list")
 def key_list(
-    organization: Annotated[UUID | None, typer.Option(help="Its id; may be left out where there is only one.")] = None,
+    organization: OrganizationId = None,
     data: Data = None,
     database_url: DatabaseUrl = None,
     as_json: Json = False,
@@ -428,7 +445,7 @@ def key_list(
 @key.command("revoke")
 def key_revoke(
     key_id: UUID,
-    organization: Annotated[UUID | None, typer.Option(help="Its id; may be left out where there is only one.")] = None,
+    organization: OrganizationId = None,
     data: Data = None,
     database_url: DatabaseUrl = None,
 ) -> None:
@@ -555,7 +572,8 @@ def _with_database(data: Path | None, database_url: str | None, work: Callable[[
 def _with_server(data: Path | None, database_url: str | None, work: Callable[[str], Awaitable[T]]) -> T:
     """Work with the server's URL; it may be the embedded one of a service that is running."""
     from logstitch.app import open_postgres
-    from logstitch.store.embedded import default_data_dir, running_url
+    from logstitch.store.cluster.home import default_data_dir
+    from logstitch.store.cluster.process import running_url
 
     _configure_logs("warning")
 

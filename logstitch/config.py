@@ -22,6 +22,8 @@ class Settings:
     pool_size: int = 8
     """Transactions of one process at the same time. A process has two connections more: for the readiness check, and
     to hear of changes."""
+    connections_per_address: int = 500
+    """Connections to the public API that one client address may have to one process, of 2,000 in all."""
     drain_notice: float = 1.0
     """Seconds between the first sign of a shutdown (ready turns 503) and the last accepted connection."""
     drain_seconds: float = 10.0

@@ -103,6 +103,7 @@ def worker_environment(settings: Settings, url: str) -> dict[str, str]:
         **({} if data is None else {"LOGSTITCH_DATA": str(data.absolute())}),
         "LOGSTITCH_DATABASE_URL": url,
         "LOGSTITCH_POOL_SIZE": str(settings.pool_size),
+        "LOGSTITCH_CONNECTIONS_PER_ADDRESS": str(settings.connections_per_address),
         "LOGSTITCH_DRAIN_NOTICE": str(settings.drain_notice),
         "LOGSTITCH_DRAIN_SECONDS": str(settings.drain_seconds),
         "LOGSTITCH_LOG_LEVEL": settings.log_level,

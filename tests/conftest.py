@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from logstitch.store.embedded import installed_wheel
+from logstitch.store.cluster.installation import installed_wheel
 from tests.support.errors import ErrorLogs, recorded_errors
 from tests.support.postgres import DEBIAN_15, Databases, running_server
 

@@ -281,9 +281,10 @@ class Connection(TCPServer):
     stream: trio.SocketStream  # type: ignore[assignment]  # no TLS here: that is a proxy's work
     protocol: _Http1  # type: ignore[assignment]  # no ProtocolWrapper: all it adds is the switch to HTTP/2
 
-    def __init__(self, site: Site, stream: trio.SocketStream) -> None:
+    def __init__(self, site: Site, stream: trio.SocketStream, address: bytes | None) -> None:
         super().__init__(site.app, site.config, site.context, ConnectionState({}), stream)  # type: ignore[arg-type]
         self.site = site
+        self.address = address
         self._head_began = False
         self._finished = False  # we have said all we will say
         self._broken = False  # nothing that we say arrives
@@ -325,7 +326,7 @@ class Connection(TCPServer):
             self.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         if self._writing is not None:
             self._writing.cancel()
-        self.site.idle.pop(self, None)
+        self.site.mark_busy(self)
         self._finish()
 
     def _finish(self) -> None:
@@ -338,10 +339,10 @@ class Connection(TCPServer):
         elif isinstance(event, Updated):
             if event.idle:
                 self._head_began = False
-                self.site.idle[self] = None
+                self.site.mark_idle(self)
                 self._patience.deadline = trio.current_time() + self.site.limits.idle_seconds
             else:
-                self.site.idle.pop(self, None)
+                self.site.mark_busy(self)
                 self._patience.deadline = float("inf")  # the app has deadlines of its own
         else:
             self._finish()

@@ -13,8 +13,8 @@ import resource
 import socket
 import stat
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 from wsgiref.handlers import format_date_time
@@ -34,6 +34,9 @@ BACKLOG = 1024  # connections that the kernel holds for us while the loop is bus
 TURNED_AWAY = 100  # clients that may be told 503 at one time; more are closed without a word
 TURN_AWAY_SECONDS = 1.0
 
+Address = bytes
+"""Of a client: the 4 bytes of an IPv4 address, or the first 8 of an IPv6 one."""
+
 RefusalBody = Callable[[str, str], bytes]
 """Builds the JSON error envelope, ``request_id`` included, from a code and a message of the contract's table."""
 
@@ -45,6 +48,9 @@ class ServerLimits:
     Attributes:
         max_connections: open connections. One more evicts the one that has been idle longest; where none is idle, the
             newcomer is answered 503. Never more than the process has file descriptors for.
+        max_connections_per_address: the same for the connections of one client address, so that nobody takes all there
+            are. An IPv6 address counts by its first 64 bits, since one client has all of the others. The clients of a
+            Unix socket have no address, and only the limit of all.
         idle_seconds: between an answer and the first byte of the next request.
         head_seconds: for a complete request head; from the accept for the first, else from its first byte.
         write_seconds: for each piece of 64 KiB; a client that reads slower is cut.
@@ -55,6 +61,7 @@ class ServerLimits:
     """
 
     max_connections: int = 2000
+    max_connections_per_address: int = 500
     idle_seconds: float = 30.0
     head_seconds: float = 10.0
     write_seconds: float = 15.0
@@ -92,6 +99,14 @@ class _Draining(EventWrapper):
         self._event = drain
 
 
+@dataclass(slots=True)
+class _Guests:
+    """The connections of one address."""
+
+    count: int = 0
+    idle: dict[Connection, None] = field(default_factory=dict)
+
+
 class Site:
     """What all connections of one server share: the app, the limits, and who is connected."""
 
@@ -105,15 +120,35 @@ class Site:
         self.context.terminated = _Draining(drain)  # from the very moment it is set, nothing is kept alive
         self.connections: set[Connection] = set()
         self.idle: dict[Connection, None] = {}  # those without a request, the longest idle first
+        self._guests: dict[Address | None, _Guests] = {}
         self.requests_in_flight = 0
 
     def enter(self, connection: Connection) -> None:
         self.connections.add(connection)
-        self.idle[connection] = None
+        self._guests.setdefault(connection.address, _Guests()).count += 1
+        self.mark_idle(connection)
 
     def leave(self, connection: Connection) -> None:
+        self.mark_busy(connection)
         self.connections.discard(connection)
+        guests = self._guests[connection.address]
+        guests.count -= 1
+        if not guests.count:
+            del self._guests[connection.address]
+
+    def mark_idle(self, connection: Connection) -> None:
+        """``connection`` has no request now."""
+        self.idle[connection] = None
+        self._guests[connection.address].idle[connection] = None
+
+    def mark_busy(self, connection: Connection) -> None:
+        """``connection`` has a request, or is about to end."""
         self.idle.pop(connection, None)
+        self._guests[connection.address].idle.pop(connection, None)
+
+    def guests(self, address: Address | None) -> _Guests:
+        """Who is connected from there."""
+        return self._guests.get(address) or _Guests()
 
     def refuse(self, code: str, message: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
         """Headers and body of an answer that no app gave; the connection ends with it."""
@@ -210,21 +245,31 @@ class _Door:
         self._room = min(site.limits.max_connections, max(files - 256, files // 2))
 
     async def __call__(self, stream: trio.SocketStream) -> None:
-        site = self._site
-        if len(site.connections) >= self._room:
-            if not site.idle:
-                await self._turn_away(stream)
-                return
-            next(iter(site.idle)).abort()  # its dict order is the order in which they became idle
-        await Connection(site, stream).run()
+        site, address = self._site, _address_of(stream)
+        guests = site.guests(address)
+        if address is not None and guests.count >= site.limits.max_connections_per_address:
+            await self._make_room(guests.idle, stream, address, "Your address has as many connections as it may hold.")
+        elif len(site.connections) >= self._room:
+            await self._make_room(site.idle, stream, address, "The server has as many connections as it may hold.")
+        else:
+            await Connection(site, stream, address).run()
 
-    async def _turn_away(self, stream: trio.SocketStream) -> None:
+    async def _make_room(
+        self, idle: Mapping[Connection, None], stream: trio.SocketStream, address: Address | None, refusal: str
+    ) -> None:
+        if not idle:
+            await self._turn_away(stream, refusal)
+            return
+        next(iter(idle)).abort()  # its dict order is the order in which they became idle
+        await Connection(self._site, stream, address).run()
+
+    async def _turn_away(self, stream: trio.SocketStream, message: str) -> None:
         if self._turning_away >= TURNED_AWAY:
             return  # serve_listeners closes it
         self._turning_away += 1
         try:
             with trio.move_on_after(TURN_AWAY_SECONDS):
-                headers, body = self._site.refuse("unavailable", "The server has as many connections as it may hold.")
+                headers, body = self._site.refuse("unavailable", message)
                 head = b"".join(b"%s: %s\r\n" % header for header in headers)
                 await stream.send_all(b"HTTP/1.1 503 Service Unavailable\r\n" + head + b"\r\n" + body)
                 await stream.send_eof()
@@ -234,6 +279,23 @@ class _Door:
             pass
         finally:
             self._turning_away -= 1
+
+
+def _address_of(stream: trio.SocketStream) -> Address | None:
+    try:
+        peer = stream.socket.getpeername()
+    except OSError:  # gone before we looked
+        return None
+    return address_of(stream.socket.family, peer)
+
+
+def address_of(family: int, peer: Any) -> Address | None:
+    """The part of a peer's address that tells clients apart; ``None`` for those of a Unix socket."""
+    if family == socket.AF_INET:
+        return socket.inet_pton(socket.AF_INET, peer[0])
+    if family == socket.AF_INET6:
+        return socket.inet_pton(socket.AF_INET6, peer[0].partition("%")[0])[:8]
+    return None
 
 
 def bind(address: str) -> list[socket.socket]:

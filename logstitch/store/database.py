@@ -1,16 +1,16 @@
 """A transaction is one plain function, run whole in one thread, and every wait around it has a bound.
 
 psycopg's asynchronous connections do not run on Trio, so this module runs its synchronous ones in threads: a call
-takes a slot, a thread, a pooled connection, and does BEGIN, work, COMMIT there. Nothing else in the package knows
-psycopg's connections or its pool.
+takes a slot, a thread, a pooled connection, and does BEGIN, work, COMMIT there. Beside it stand the modules that make
+connections (``connections``), wait for notifications (``listening``), judge a server (``checks``), and end what is
+overdue (``watchdog``); nobody but them knows psycopg's connections or its pool.
 
 Three things end a call that does not end by itself, the inner ones first:
 
 * the server, by ``statement_timeout``, ``lock_timeout`` and ``idle_in_transaction_session_timeout``, set on every
   connection through libpq's ``options`` so that they hold with any plain URL;
 * the kernel, by TCP keepalives and ``tcp_user_timeout``, for a peer that vanished;
-* the watchdog, which shuts down the socket of an overdue call: psycopg has no client-side timeout, and a link that
-  swallows packets, or a stopped server, would otherwise hold the thread for ever.
+* the watchdog, which shuts down the socket of an overdue call.
 
 Dead connections are never repaired and never handed out: an idle one whose socket has something to say is closed
 before use, since an idle server says nothing but goodbye. So a crash of PostgreSQL costs the calls that were in
@@ -20,33 +20,35 @@ flight, and those are run again while their ``hold`` lasts.
 from __future__ import annotations
 
 import logging
-import os
 import random
-import re
-import select
-import socket
-import threading
 import time
-import weakref
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TypeVar
 
 import psycopg
 import structlog
 import trio
-from psycopg import sql
-from psycopg.adapt import AdaptersMap
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
-from psycopg.types.string import TextLoader
-from psycopg_pool import ConnectionPool, PoolTimeout
+from psycopg_pool import PoolTimeout
 
-from logstitch.errors import ConfigurationError, DatabaseUnavailable
+from logstitch.errors import DatabaseUnavailable
+from logstitch.store.checks import DatabaseCheck, check_server, unreachable
+from logstitch.store.connections import (
+    CONNECT_TIMEOUT,
+    TIMEOUT,
+    Pool,
+    PooledConnection,
+    adapters,
+    connection_string,
+    is_silent,
+    presentable,
+)
+from logstitch.store.listening import POLL_EVERY, Listener, Wakeups
 from logstitch.store.sqlstates import LINK_LOST, Retry, judge
+from logstitch.store.watchdog import Call, Watchdog
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger("logstitch.store.database")
 
@@ -60,82 +62,25 @@ MAX_WAITING = 256
 """Callers that may wait for a slot; at 5 ms a transaction 8 connections serve six times as many in POOL_WAIT."""
 POOL_WAIT = 2.0
 """Seconds that a call waits for a slot and a connection."""
-TIMEOUT = 5.0
-"""Seconds that a transaction may take by default."""
 CUT_GRACE = 0.5
 """Seconds beyond its timeout after which a call's socket is shut down; the server's own timeout comes first."""
-WATCH_EVERY = 0.1
-"""Seconds between two looks of the watchdog while calls are in flight."""
 CONFLICT_TRIES = 3
 """Runs of one transaction that keeps losing against others (40001, 40P01)."""
 HOLD_FIRST, HOLD_LAST = 0.05, 0.5
 """Seconds between two tries within a hold, doubling from the first to the last."""
 RECONNECT_EVERY = 0.1
 """Seconds between two attempts to connect while calls wait; an attempt at a server that is down costs microseconds."""
-CONNECT_TIMEOUT = 2
-"""Seconds for one attempt to connect; libpq takes no less."""
-LOCK_TIMEOUT = 3.0
-"""Seconds that a statement waits for a lock: under TIMEOUT, so that the answer says lock and not just slow."""
-IDLE_IN_TRANSACTION = 10.0
-"""Seconds after which the server rolls back a transaction whose client says nothing more: its locks block others."""
 CLOSE_TIMEOUT = 5.0
 """Seconds for the pool to end its threads; one that is connecting needs up to CONNECT_TIMEOUT."""
 MAX_LIFETIME = 3600.0
 """Seconds after which a connection is replaced, so that none keeps a backend's bloated caches for ever."""
-OLDEST_SERVER = 150000
-"""The least ``server_version_num``: PostgreSQL 15."""
 CHECK_WAIT = 1.0
 """Seconds that the readiness check waits for its connection; probes are given up after a second or two."""
 CHECK_TIMEOUT = 2.0
 """Seconds for the readiness check's query."""
-POLL_EVERY = 1.0
-"""Seconds without a notification after which a listener is told to look for itself."""
-WAKEUP_BUFFER = 64
-"""Notifications kept for a slow listener; what is beyond is replaced by one "look for yourself"."""
 QUIET = 10.0
 """Seconds without a failure after which trouble is over: longer than a request is held, so that a server on which only
 reads work is one trouble, not one for each write."""
-LISTEN_PAUSE_FIRST, LISTEN_PAUSE_LAST = 0.1, 2.0
-"""Seconds between two attempts of the listener to connect; polling goes on meanwhile."""
-
-_CHANNEL = re.compile(r"[a-z_][a-z0-9_]{0,62}")
-
-_CHECK = """
-SELECT current_setting('server_version_num')::int, current_setting('server_version'), current_setting('fsync'),
-       current_setting('synchronous_commit'), current_setting('full_page_writes'),
-       current_setting('transaction_read_only'), extract(epoch FROM pg_postmaster_start_time())::float8
-"""
-
-# reserved_connections came with PostgreSQL 16.
-_CONNECTIONS = """
-SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
-       - coalesce(current_setting('reserved_connections', true)::int, 0)
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class DatabaseCheck:
-    """What a readiness check found out about the server. ``None`` where it could not be asked.
-
-    ``synchronous_commit`` is False only for ``off``: ``local`` and the remote levels all wait for the local disk.
-    ``problems`` make the service not ready, each a sentence that names the setting; ``warnings`` do not.
-    """
-
-    reachable: bool
-    server_version: str | None
-    fsync: bool | None
-    synchronous_commit: bool | None
-    full_page_writes: bool | None
-    read_only: bool | None
-    problems: tuple[str, ...]
-    warnings: tuple[str, ...] = ()
-    started_at: float | None = None
-    """Unix time at which the server was started."""
-
-    @property
-    def ready(self) -> bool:
-        """True when an acknowledged commit can be trusted to this server."""
-        return not self.problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,86 +114,10 @@ class DatabaseStatistics:
     notifications_lost: int
 
 
-class _Call:
-    """One thread that talks to the server, as the watchdog sees it.
-
-    It holds a duplicate of the socket's descriptor: libpq closes its own at the first error, the number is reused by
-    whatever opens next, and a shutdown by number would then hit a stranger.
-    """
-
-    __slots__ = ("_deadline", "_fd", "_lock", "cut", "lost")
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._fd = -1
-        self._deadline = 0.0
-        self.cut = False
-        """The watchdog ended this call."""
-        self.lost = True
-        """The connection was broken when the call ended, or there never was one."""
-
-    def attach(self, conn: psycopg.Connection[Any], deadline: float) -> None:
-        """From now on, ``conn`` may be cut once ``deadline`` (of ``time.monotonic``) has passed."""
-        with self._lock:
-            self._fd, self._deadline = os.dup(conn.fileno()), deadline
-
-    def detach(self) -> None:
-        with self._lock:
-            if self._fd >= 0:
-                os.close(self._fd)
-                self._fd = -1
-
-    def cut_if_overdue(self, now: float) -> bool:
-        """Shut the socket down if the call is overdue; True the one time that this happens."""
-        with self._lock:
-            if self._fd < 0 or self.cut or now < self._deadline:
-                return False
-            self.cut = True
-            # Not close(): only a shutdown wakes a thread that is polling the same socket through another descriptor.
-            with socket.socket(fileno=os.dup(self._fd)) as twin, suppress(OSError):
-                twin.shutdown(socket.SHUT_RDWR)
-            return True
-
-
-class _PooledConnection(psycopg.Connection[TupleRow]):
-    """A connection that tells why it could not be made.
-
-    The pool only logs such errors, and "no connection within 2 s" does not tell an operator that the password is
-    wrong.
-    """
-
-    @classmethod
-    def connect(  # type: ignore[override]  # the pool passes what it was given, and that includes `heard`
-        cls, conninfo: str = "", *, heard: Callable[[str], None], **kwargs: Any
-    ) -> Self:
-        try:
-            conn = super().connect(conninfo, **kwargs)
-        except psycopg.Error as error:
-            heard(str(error))
-            raise
-        heard("")
-        return conn
-
-
-class _Pool(ConnectionPool[_PooledConnection]):
-    """psycopg's pool, without its memory of callers who have given up."""
-
-    def forget_waiters(self) -> None:
-        """Drop the places in the queue whose owners are gone.
-
-        The pool itself drops them only as connections come back to it. While the server is away none does, and every
-        attempt leaves one more place behind: tens of megabytes an hour.
-        """
-        with self._lock:
-            alive = [place for place in self._waiting if place.error is None]
-            self._waiting.clear()
-            self._waiting.extend(alive)
-
-
 class Database:
     """A pool of connections and the rules for using them; made by :func:`open_database`."""
 
-    def __init__(self, pool: _Pool, conninfo: str, pool_size: int, max_waiting: int) -> None:
+    def __init__(self, pool: Pool, conninfo: str, pool_size: int, max_waiting: int) -> None:
         self._pool = pool
         self._conninfo = conninfo
         self._pool_size = pool_size
@@ -259,9 +128,8 @@ class Database:
         # Trio's default limiter is shared with DNS look-ups. This one never waits, the slots see to that: one thread
         # for every slot, one for the check, one for the listener.
         self._limiter = trio.CapacityLimiter(pool_size + 2)
-        self._calls: set[_Call] = set()
-        self._busy = trio.Event()
-        self._listener = _Listener(self)
+        self._watchdog = Watchdog()
+        self._listener = Listener(conninfo, self._guarded)
         self._closed = False
         self._troubles: set[str] = set()
         self._trouble_began = self._trouble_last = 0.0
@@ -271,7 +139,6 @@ class Database:
         self._requests = 0
         self._errors = 0
         self._retried = 0
-        self._cut = 0
 
     async def transact(
         self,
@@ -316,18 +183,12 @@ class Database:
         It has a slot and a connection of its own, so a service that is merely busy stays ready.
         """
 
-        def ask(conn: Connection) -> tuple[int, str, str, str, str, str, float]:
-            row = conn.execute(_CHECK).fetchone()
-            assert row is not None  # noqa: S101  # a SELECT without FROM has one row
-            return row
-
         try:
-            row = await self._transact(self._check_slot, CHECK_WAIT, ask, CHECK_TIMEOUT, 0.0, read_only=False)
+            check = await self._transact(
+                self._check_slot, CHECK_WAIT, check_server, CHECK_TIMEOUT, 0.0, read_only=False
+            )
         except DatabaseUnavailable as error:
-            self._checked_ready = False
-            why = self._why_no_connection or error.message
-            return DatabaseCheck(False, None, None, None, None, None, (f"PostgreSQL cannot be reached: {why}",))
-        check = _judge_settings(*row)
+            check = unreachable(self._why_no_connection or error.message)
         self._checked_ready = check.ready
         return check
 
@@ -344,8 +205,6 @@ class Database:
         did not fit the buffer. A notification may be lost or come twice: it wakes, the poll is the truth. The
         iteration never raises for a server that is away, and ends when the database is closed.
         """
-        if not _CHANNEL.fullmatch(channel):
-            raise ValueError(f"not a channel name: {channel!r}")
         return self._listener.subscribe(channel, poll_every)
 
     def statistics(self) -> DatabaseStatistics:
@@ -356,12 +215,12 @@ class Database:
             size=pool["pool_size"],
             idle=pool["pool_available"],
             waiting=self._waiting,
-            in_flight=len(self._calls),
+            in_flight=len(self._watchdog),
             listening=self._listener.connected,
             requests=self._requests,
             errors=self._errors,
             retried=self._retried,
-            cut=self._cut,
+            cut=self._watchdog.cut,
             connections=pool.get("connections_num", 0),
             connection_errors=pool.get("connections_errors", 0),
             notifications_lost=self._listener.lost,
@@ -382,7 +241,7 @@ class Database:
         held_until = trio.current_time() + hold
         pause, tries = HOLD_FIRST, 1
         while True:
-            call = _Call()
+            call = Call()
             try:
                 result = await self._attempt(call, slots, pool_wait, work, timeout, read_only)
             except psycopg.Error as error:
@@ -420,7 +279,7 @@ class Database:
 
     async def _attempt(
         self,
-        call: _Call,
+        call: Call,
         slots: trio.Semaphore,
         pool_wait: float,
         work: Callable[[Connection], T],
@@ -440,14 +299,12 @@ class Database:
             self._waiting -= 1
         if waiting.cancelled_caught:
             raise PoolTimeout("no slot in time")
-        self._calls.add(call)
-        self._busy.set()
         try:
-            return await trio.to_thread.run_sync(
-                self._in_thread, call, work, timeout, read_only, wait_until, limiter=self._limiter
-            )
+            with self._watchdog.over(call):
+                return await trio.to_thread.run_sync(
+                    self._in_thread, call, work, timeout, read_only, wait_until, limiter=self._limiter
+                )
         finally:
-            self._calls.discard(call)
             slots.release()
 
     def _log_trouble(self, message: str, error: psycopg.Error) -> None:
@@ -473,7 +330,7 @@ class Database:
     # -- one call, in its thread -----------------------------------------------------------------------------------
 
     def _in_thread(
-        self, call: _Call, work: Callable[[Connection], T], timeout: float, read_only: bool, wait_until: float
+        self, call: Call, work: Callable[[Connection], T], timeout: float, read_only: bool, wait_until: float
     ) -> T:
         conn = self._take(wait_until)
         try:
@@ -494,7 +351,7 @@ class Database:
                 # The link is bad without having said so; the idle connections share it. Each would cost a timeout.
                 self._pool.drain()
 
-    def _take(self, wait_until: float) -> _PooledConnection:
+    def _take(self, wait_until: float) -> PooledConnection:
         """A live connection from the pool, or ``PoolTimeout``.
 
         It asks in short rounds because of how the pool reconnects: left to itself it backs off from 1 s, doubling,
@@ -511,43 +368,24 @@ class Database:
                 if time.monotonic() >= wait_until:
                     raise
                 continue
-            if _is_silent(conn):
+            if is_silent(conn):
                 return conn
             conn.close()
             self._pool.putconn(conn)
 
     # -- tasks -----------------------------------------------------------------------------------------------------
 
-    async def _watch(self) -> None:
-        """Shut down the sockets of overdue calls. Parked while nothing is in flight."""
-        while True:
-            await self._busy.wait()
-            while self._calls:
-                await trio.sleep(WATCH_EVERY)
-                self._cut_overdue(time.monotonic())
-            self._busy = trio.Event()
-
-    def _cut_overdue(self, now: float) -> None:
-        for call in self._calls:
-            if call.cut_if_overdue(now):
-                self._cut += 1
-                log.warning("database.call_cut")
-
-    async def _guarded(self, function: Callable[[_Call], T]) -> T:
+    async def _guarded(self, function: Callable[[Call], T]) -> T:
         """Run ``function`` in a thread as a call that the watchdog can cut, outside of the pool."""
-        call = _Call()
-        self._calls.add(call)
-        self._busy.set()
-        try:
+        call = Call()
+        with self._watchdog.over(call):
             return await trio.to_thread.run_sync(function, call, limiter=self._limiter)
-        finally:
-            self._calls.discard(call)
 
     async def _close(self) -> None:
         """Refuse new calls, cut those still in flight (of tasks that outlive the database), end the pool's threads."""
         self._closed = True
         self._listener.close()
-        self._cut_overdue(float("inf"))
+        self._watchdog.cut_overdue(float("inf"))
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT):
             await trio.to_thread.run_sync(
                 self._pool.close, CONNECT_TIMEOUT, limiter=trio.CapacityLimiter(1), abandon_on_cancel=True
@@ -582,194 +420,6 @@ def _run_transaction(conn: Connection, work: Callable[[Connection], T], timeout:
         raise
 
 
-def _is_silent(conn: psycopg.Connection[Any]) -> bool:
-    """False when an idle connection is dead, told without a round trip.
-
-    A server has nothing to say to an idle session but its end (a FATAL message, EOF, reset). The rare exception, a
-    changed setting being reported, costs one good connection.
-    """
-    if conn.closed:
-        return False
-    poller = select.poll()
-    poller.register(conn.fileno(), select.POLLIN)
-    return not poller.poll(0)
-
-
-def _judge_settings(
-    number: int,
-    version: str,
-    fsync: str,
-    synchronous_commit: str,
-    full_page_writes: str,
-    read_only: str,
-    started_at: float,
-) -> DatabaseCheck:
-    problems, warnings = [], []
-    if number < OLDEST_SERVER:
-        problems.append(f"server_version is {version}: PostgreSQL 15 or later is needed")
-    if fsync == "off":
-        problems.append("fsync is off: a crash of the machine loses acknowledged events")
-    if synchronous_commit == "off":
-        problems.append("synchronous_commit is off: a crash of the server loses acknowledged events")
-    if read_only == "on":
-        problems.append("transaction_read_only is on: the server is a standby or default_transaction_read_only is set")
-    if full_page_writes == "off":
-        warnings.append("full_page_writes is off: safe only on storage that never tears an 8 KiB page")
-    return DatabaseCheck(
-        reachable=True,
-        server_version=version,
-        fsync=fsync != "off",
-        synchronous_commit=synchronous_commit != "off",
-        full_page_writes=full_page_writes != "off",
-        read_only=read_only == "on",
-        problems=tuple(problems),
-        warnings=tuple(warnings),
-        started_at=started_at,
-    )
-
-
-# -- wake-ups ------------------------------------------------------------------------------------------------------
-
-
-class Wakeups:
-    """An endless iteration over what one channel was notified of; see :meth:`Database.listen`.
-
-    Use it in ``with``, by one task. Left behind unclosed, it is forgotten with the object.
-    """
-
-    def __init__(self, channel: str, poll_every: float, forget: Callable[[Wakeups], None]) -> None:
-        self.channel = channel
-        self._poll_every = poll_every
-        self._forget = forget
-        self._send, self._receive = trio.open_memory_channel[str | None](WAKEUP_BUFFER)
-        self._missed = False
-
-    def __enter__(self) -> Wakeups:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __aiter__(self) -> Wakeups:
-        return self
-
-    async def __anext__(self) -> str | None:
-        if self._missed:
-            self._missed = False
-            await trio.lowlevel.checkpoint()
-            return None
-        with trio.move_on_after(self._poll_every):
-            try:
-                return await self._receive.receive()
-            except (trio.EndOfChannel, trio.ClosedResourceError):
-                raise StopAsyncIteration from None
-        return None
-
-    def close(self) -> None:
-        """End the iteration. Repeating it does nothing."""
-        self._forget(self)
-        self._receive.close()
-        self._send.close()
-
-    def _offer(self, payload: str | None) -> bool:
-        """Hand over one wake-up; False when there is no room and it became a "look for yourself"."""
-        try:
-            self._send.send_nowait(payload)
-        except trio.WouldBlock:
-            self._missed = True
-            return False
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass
-        return True
-
-    def _end(self) -> None:
-        """No more will come; what is buffered is still delivered."""
-        self._send.close()
-
-
-class _Listener:
-    """One connection that listens to every channel somebody subscribed to.
-
-    Only connecting and LISTEN run in a thread. Waiting is Trio's, on the socket itself, so there is no thread to
-    interrupt and closing is a plain cancellation.
-    """
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._wakeups: weakref.WeakSet[Wakeups] = weakref.WeakSet()
-        self._wanted = trio.Event()
-        self._waiting: trio.CancelScope | None = None
-        self._closed = False
-        self.connected = False
-        self.lost = 0
-
-    def subscribe(self, channel: str, poll_every: float) -> Wakeups:
-        wakeups = Wakeups(channel, poll_every, self._wakeups.discard)
-        if self._closed:
-            wakeups._end()
-            return wakeups
-        self._wakeups.add(wakeups)
-        self._wanted.set()
-        if self._waiting is not None:
-            self._waiting.cancel()
-        return wakeups
-
-    def close(self) -> None:
-        self._closed = True
-        for wakeups in list(self._wakeups):
-            wakeups._end()
-
-    async def run(self) -> None:
-        pause = LISTEN_PAUSE_FIRST
-        await self._wanted.wait()
-        while True:
-            try:
-                conn = await self._database._guarded(self._connect)
-                try:
-                    pause = LISTEN_PAUSE_FIRST
-                    await self._follow(conn)
-                finally:
-                    self.connected = False
-                    conn.close()
-            except psycopg.Error as error:
-                log.info("database.listener_lost", error=type(error).__name__, sqlstate=error.sqlstate)
-            await trio.sleep(pause)
-            pause = min(pause * 2, LISTEN_PAUSE_LAST)
-
-    def _connect(self, call: _Call) -> psycopg.Connection[Any]:
-        return psycopg.connect(self._database._conninfo, autocommit=True)
-
-    async def _follow(self, conn: psycopg.Connection[Any]) -> None:
-        heard: set[str] = set()
-        while True:
-            if new := {wakeups.channel for wakeups in self._wakeups} - heard:
-                await self._database._guarded(lambda call, new=new: _listen(call, conn, new))  # type: ignore[misc]
-                heard |= new
-                self.connected = True
-                # Only now is nothing missed any more; whatever happened before must be looked for.
-                for wakeups in [w for w in self._wakeups if w.channel in new]:
-                    wakeups._offer(None)
-            # Polls the socket once and never waits, so it needs no thread.
-            for notification in conn.notifies(timeout=0):
-                for wakeups in [w for w in self._wakeups if w.channel == notification.channel]:
-                    self.lost += not wakeups._offer(notification.payload)
-            with trio.CancelScope() as self._waiting:
-                if not ({wakeups.channel for wakeups in self._wakeups} - heard):
-                    await trio.lowlevel.wait_readable(conn.fileno())
-            self._waiting = None
-
-
-def _listen(call: _Call, conn: psycopg.Connection[Any], channels: set[str]) -> None:
-    call.attach(conn, time.monotonic() + CONNECT_TIMEOUT)
-    try:
-        for channel in sorted(channels):
-            conn.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
-    finally:
-        call.detach()
-
-
 # -- opening -------------------------------------------------------------------------------------------------------
 
 
@@ -789,10 +439,10 @@ async def open_database(
     # The pool writes a line for each failed attempt, ten a second in an outage. We write one for each outage.
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
     heard: list[Callable[[str], None]] = []
-    pool = _Pool(
+    pool = Pool(
         conninfo,
-        connection_class=_PooledConnection,
-        kwargs={"autocommit": True, "context": _adapters(), "heard": lambda why: heard[0](why)},
+        connection_class=PooledConnection,
+        kwargs={"autocommit": True, "context": adapters(), "heard": lambda why: heard[0](why)},
         min_size=1,
         max_size=pool_size + 1,
         open=False,
@@ -807,7 +457,7 @@ async def open_database(
     body_error: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(database._watch)
+            nursery.start_soon(database._watchdog.run)
             nursery.start_soon(database._listener.run)
             try:
                 yield database
@@ -823,71 +473,3 @@ async def open_database(
             raise
     if body_error is not None:
         raise body_error
-
-
-def connection_string(url: str, *, application_name: str, statement_timeout: float = TIMEOUT) -> str:
-    """``url`` with our timeouts (in seconds), keepalives and formats beneath whatever it says itself.
-
-    Raises :class:`ConfigurationError` when it cannot be read; libpq's own message would quote the password.
-    """
-    try:
-        given = conninfo_to_dict(url)
-        for port in str(given.get("port") or "5432").split(","):
-            if port and not 0 < int(port) < 65536:
-                raise ValueError
-    except (psycopg.Error, ValueError):
-        raise ConfigurationError(
-            "The database URL cannot be read. Expected: postgresql://user:password@host:5432/database"
-        ) from None
-    settings = {
-        "statement_timeout": round(statement_timeout * 1000),
-        "lock_timeout": round(LOCK_TIMEOUT * 1000),
-        "idle_in_transaction_session_timeout": round(IDLE_IN_TRANSACTION * 1000),
-        "timezone": "UTC",
-        "datestyle": "ISO",  # the only style psycopg reads
-    }
-    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
-    ours: dict[str, Any] = {
-        "application_name": application_name,
-        "client_encoding": "utf8",
-        "connect_timeout": CONNECT_TIMEOUT,
-        "keepalives": 1,
-        "keepalives_idle": 10,
-        "keepalives_interval": 5,
-        "keepalives_count": 3,
-        "tcp_user_timeout": 10_000,
-    }
-    # The last -c of a setting wins, so the operator's options stand behind ours.
-    return make_conninfo("", **{**ours, **given, "options": f"{options} {given.get('options') or ''}".rstrip()})
-
-
-def connections_for_us(url: str) -> int:
-    """How many connections the server at ``url`` has for roles that are no superusers; synchronous.
-
-    Raises :class:`DatabaseUnavailable`.
-    """
-    try:
-        with psycopg.connect(connection_string(url, application_name="logstitch"), autocommit=True) as conn:
-            row = conn.execute(_CONNECTIONS).fetchone()
-    except psycopg.Error as error:
-        raise (judge(error) or LINK_LOST).error() from None
-    return int(row[0]) if row else 0
-
-
-def presentable(why: str, conninfo: str) -> str:
-    """The first line of a libpq message, without the password should it be in there."""
-    line = why.strip().partition("\n")[0]
-    password = conninfo_to_dict(conninfo).get("password")
-    return line.replace(str(password), "…") if password else line
-
-
-def _adapters() -> AdaptersMap:
-    """psycopg's adapters, with ``json`` and ``jsonb`` loaded as the text they are: we store and splice bytes.
-
-    Times load as UTC datetimes and ``uuid`` as ``uuid.UUID``. COPY in text form (``copy.write_row``) dumps by the
-    Python type; with ``FORMAT BINARY`` call ``copy.set_types`` first, the server converts nothing there.
-    """
-    adapters = AdaptersMap(psycopg.adapters)
-    adapters.register_loader("json", TextLoader)
-    adapters.register_loader("jsonb", TextLoader)
-    return adapters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Any
@@ -12,11 +13,12 @@ import trio
 from trio.testing import MockClock
 
 from logstitch import metrics
-from logstitch.actors.messages import Authenticate, Project, SubmitEvents
+from logstitch.actors.messages import Authenticate, KeyType, Project, SubmitEvents
 from logstitch.errors import ActorDown, DatabaseUnavailable, Draining, MailboxFull, Unavailable
-from logstitch.http import examples
+from logstitch.http import events, examples
 from logstitch.http.api import App, create_app
 from logstitch.http.bodies import Budget
+from logstitch.http.pipeline import BELIEVED_SECONDS
 from logstitch.http.services import Limits
 from logstitch.model import MAX_BODY_BYTES
 from tests.support.client import Client, Documented, NoAnswer
@@ -245,6 +247,51 @@ async def test_a_client_that_leaves_is_not_answered_and_nothing_is_stored(
     assert world.events == []
 
 
+# -- turns of the loop -----------------------------------------------------------------------------------------------
+
+
+async def test_while_a_big_body_is_checked_others_are_answered(
+    producer: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, answered = threading.Event(), threading.Event()
+    others_were_answered: list[bool] = []
+    read = events._read
+
+    def slow(body: bytes, now_ms: int) -> Any:
+        began.set()
+        others_were_answered.append(answered.wait(5))
+        return read(body, now_ms)
+
+    monkeypatch.setattr(events, "_read", slow)
+
+    async def send() -> None:
+        big = padded(Limits().thread_bytes)
+        assert (await producer.request("POST", "/api/v1/events", body=big)).status == 201
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        while not began.is_set():
+            await trio.lowlevel.checkpoint()
+        assert (await producer.get("/api/v1/events")).status == 200
+        answered.set()
+
+    assert others_were_answered == [True]
+
+
+async def test_small_bodies_do_not_pay_for_a_thread(producer: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+    read = events._read
+
+    def note(body: bytes, now_ms: int) -> Any:
+        threads.append(threading.get_ident())
+        return read(body, now_ms)
+
+    monkeypatch.setattr(events, "_read", note)
+
+    assert (await producer.request("POST", "/api/v1/events", body=padded(Limits().thread_bytes - 1))).status == 201
+    assert threads == [threading.get_ident()]
+
+
 # -- time ----------------------------------------------------------------------------------------------------------
 
 
@@ -278,6 +325,29 @@ async def test_the_time_of_the_body_is_not_the_handlers(
     world.interrupt(eight_seconds)
 
     assert (await producer.request("POST", "/api/v1/events", body=slow())).status == 201
+
+
+async def test_a_key_that_is_revoked_while_its_body_arrives_is_refused(
+    producer: Client, master: Client, world: World, autojump_clock: MockClock
+) -> None:
+    (mine,) = [stored.key for stored in world.keys if stored.key.type is KeyType.PROJECT]
+
+    async def slow() -> AsyncGenerator[bytes, None]:
+        yield EVENT[:-1]
+        assert (await master.delete(f"/api/v1/keys/{mine.id}")).status == 200
+        await trio.sleep(BELIEVED_SECONDS * 2)
+        yield EVENT[-1:]
+
+    answer = await producer.request("POST", "/api/v1/events", body=slow())
+
+    assert (answer.status, answer.code) == (401, "key_revoked")
+    assert world.events == []
+
+
+async def test_a_body_that_comes_at_once_costs_one_look_at_its_key(producer: Client, world: World) -> None:
+    await producer.request("POST", "/api/v1/events", body=EVENT)
+
+    assert [type(message) for message in world.asked] == [Authenticate, SubmitEvents]
 
 
 @pytest.mark.parametrize("target", ["/api/v1/events", "/api/v1/keys"])

@@ -27,7 +27,7 @@ from structlog.testing import capture_logs
 
 from logstitch.errors import ConfigurationError
 from logstitch.http.connection import BODY_WINDOW, _Inbox
-from logstitch.http.server import Server, ServerLimits, bind, serve
+from logstitch.http.server import Server, ServerLimits, address_of, bind, serve
 from tests.support.errors import ErrorLogs
 
 GET = b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -218,12 +218,14 @@ class Running:
     logs: list[Any]
     clients: AsyncExitStack
 
-    async def connect(self) -> Client:
+    async def connect(self, source: str = "127.0.0.1") -> Client:
+        """From any address of loopback, as if it were another machine's."""
         host, _, port = self.server.addresses[0].rpartition(":")
-        return Client(await self.clients.enter_async_context(await trio.open_tcp_stream(host, int(port))))
+        stream = await trio.open_tcp_stream(host, int(port), local_address=source)
+        return Client(await self.clients.enter_async_context(stream))
 
-    async def exchange(self, request: bytes) -> tuple[Answer, Client]:
-        client = await self.connect()
+    async def exchange(self, request: bytes, source: str = "127.0.0.1") -> tuple[Answer, Client]:
+        client = await self.connect(source)
         await client.send(request)
         return await client.answer(), client
 
@@ -694,10 +696,18 @@ async def test_a_thousand_idle_connections() -> None:
     if files < 4096:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, most), most))
     async with open_server() as running:
+        for number in range(1000):
+            await running.connect(f"127.0.0.{number % 4 + 2}")
+        await running.answers()
+        assert running.server.connections >= 1000
+
+
+async def test_a_thousand_idle_connections_of_one_address_are_half_as_many() -> None:
+    async with open_server() as running:
         for _ in range(1000):
             await running.connect()
         await running.answers()
-        assert running.server.connections >= 1000
+        await running.settles(500)
 
 
 async def test_a_body_that_the_app_does_not_read_stays_with_the_client() -> None:
@@ -938,6 +948,53 @@ async def test_where_all_connections_are_busy_the_next_is_told_so() -> None:
         await running.answers()
 
 
+async def test_one_connection_too_many_of_an_address_evicts_its_own_longest_idle() -> None:
+    async with open_server(max_connections_per_address=2) as running:
+        _, other = await running.exchange(GET, "127.0.0.2")  # longer idle than all, and none of that address's business
+        (_, first), (_, second), (_, third) = [await running.exchange(GET) for _ in range(3)]
+        assert await first.ended() == b""
+        for client in (other, second, third):
+            await client.send(GET)
+            assert (await client.answer()).status == 200
+
+
+async def test_one_address_cannot_take_every_place() -> None:
+    app = Held()
+    async with open_server(app, max_connections=4, max_connections_per_address=2) as running:
+        busy = [await running.connect() for _ in range(2)]
+        for client in busy:
+            await client.send(b"GET /held HTTP/1.1\r\nHost: x\r\n\r\n")
+        with trio.fail_after(ALWAYS):
+            while running.server.requests_in_flight < 2:  # noqa: ASYNC110
+                await trio.sleep(0.005)
+        answer, client = await running.exchange(GET)
+        assert (answer.status, answer.code, answer.headers["retry-after"]) == (503, "unavailable", "1")
+        assert await client.ended() == b""
+        answer, _ = await running.exchange(GET, "127.0.0.2")
+        assert answer.status == 200
+        app.go.set()
+        for client in busy:
+            assert (await client.answer()).body == b"held"
+            await client.stream.aclose()
+        await running.settles(1)
+        await running.answers()
+
+
+@pytest.mark.parametrize(
+    ("family", "one", "other", "same"),
+    [
+        (socket.AF_INET, ("192.0.2.1", 1), ("192.0.2.1", 2), True),
+        (socket.AF_INET, ("192.0.2.1", 1), ("192.0.2.2", 1), False),
+        (socket.AF_INET6, ("2001:db8::1", 1, 0, 0), ("2001:db8::ffff:1:2:3", 1, 0, 0), True),  # one client's 64 bits
+        (socket.AF_INET6, ("2001:db8::1", 1, 0, 0), ("2001:db8:0:1::1", 1, 0, 0), False),
+        (socket.AF_INET6, ("fe80::1%lo", 1, 0, 1), ("fe80::2", 1, 0, 0), True),
+    ],
+)
+def test_which_peers_are_one_address(family: int, one: object, other: object, same: bool) -> None:
+    assert address_of(family, one) is not None
+    assert (address_of(family, one) == address_of(family, other)) == same
+
+
 # -- draining ------------------------------------------------------------------------------------------------------
 
 
@@ -1036,11 +1093,15 @@ async def test_a_unix_socket_that_was_left_behind_is_replaced_and_a_live_one_is_
         bind(address)
     drain = trio.Event()
     async with trio.open_nursery() as nursery:
-        serving = partial(serve, echo, [sock], limits=ServerLimits(), drain_seconds=1, refusal=envelope, drain=drain)
+        limits = ServerLimits(max_connections_per_address=1)  # which these clients have none of
+        serving = partial(serve, echo, [sock], limits=limits, drain_seconds=1, refusal=envelope, drain=drain)
         server = await nursery.start(serving)
         assert server.addresses == (address,)
-        async with await trio.open_unix_socket(f"{tmp_path}/s") as stream:
-            client = Client(stream)
-            await client.send(GET)
-            assert (await client.answer()).body == b"/ping "
+        async with (
+            await trio.open_unix_socket(f"{tmp_path}/s") as one,
+            await trio.open_unix_socket(f"{tmp_path}/s") as other,
+        ):
+            for client in map(Client, (one, other, one)):
+                await client.send(GET)
+                assert (await client.answer()).body == b"/ping "
         drain.set()

@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -16,17 +17,8 @@ import psutil
 import psycopg
 import pytest
 
+from tests.support.ingest import event
 from tests.support.service import Service, initialize, running_service, wait_until
-
-
-def event(**fields: Any) -> dict[str, Any]:
-    return {
-        "action": "user.login",
-        "category": "auth",
-        "actor": {"id": "u1", "type": "user"},
-        "tenant_id": "acme",
-        **fields,
-    }
 
 
 @pytest.fixture
@@ -149,6 +141,31 @@ def test_workers_share_the_port_and_one_that_dies_is_replaced(blank_database_url
         wait_until(lambda: len(service.announcements()) == 3, seconds=30)
         assert service.stop() == 0
         assert not any(worker.is_running() and worker.status() != "zombie" for worker in workers)
+
+
+def test_workers_keep_the_limit_of_one_address(blank_database_url: str) -> None:
+    options = ("--drain-notice", "0", "--connections-per-address", "1")
+    with running_service(*options, database_url=blank_database_url, workers=2) as service, ExitStack() as sockets:
+        host, _, port = service.url.removeprefix("http://").rpartition(":")
+        clients = []
+        for _ in range(3):  # one more than the two workers together take
+            clients.append(sockets.enter_context(socket.create_connection((host, int(port)), timeout=10)))
+            clients[-1].sendall(b"GET /docs HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert clients[-1].recv(12) == b"HTTP/1.1 200"
+            clients[-1].setblocking(False)
+
+        def ended(client: socket.socket) -> bool:
+            try:
+                while client.recv(65536):
+                    pass
+            except BlockingIOError:
+                return False
+            except ConnectionResetError:
+                pass
+            return True
+
+        wait_until(lambda: any(ended(client) for client in clients[:2]))
+        assert not ended(clients[2])
 
 
 def test_workers_end_with_their_parent_however_it_goes(blank_database_url: str) -> None:

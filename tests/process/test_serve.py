@@ -24,8 +24,9 @@ import pytest
 import trio
 
 from logstitch.app import stop_signals
-from logstitch.store import embedded
+from logstitch.store.cluster.process import processes_in
 from tests.support.service import CHECKOUT, Keys, Service, environment, initialize, running_service, wait_until
+from tests.support.stored import AT, an_event, store
 
 EVENT = {"action": "user.login", "category": "auth", "actor": {"id": "u1", "type": "user"}, "tenant_id": "acme"}
 
@@ -37,7 +38,7 @@ def data() -> Iterator[Path]:
         Path(name).chmod(0o755)
         yield Path(name) / "data"
         # A service that is killed leaves its server running, which would write into what is being removed.
-        servers = [psutil.Process(pid) for pid in embedded._processes_in(Path(name, "data", "postgres").resolve())]
+        servers = [psutil.Process(pid) for pid in processes_in(Path(name, "data", "postgres").resolve())]
         for server in servers:
             with suppress(psutil.NoSuchProcess):
                 server.kill()
@@ -302,6 +303,17 @@ def test_an_embedded_server_that_cannot_start_says_why(data: Path) -> None:
         wait_until(lambda: ops.get("/health/ready").status_code == 200, seconds=20)
         assert count_of(ops.get("/metrics").text, "logstitch_database_start_time_seconds") > began
         assert service.stop() == 0
+
+
+def test_what_waits_for_the_word_index_is_counted(blank_database_url: str) -> None:
+    keys = initialize(blank_database_url)
+    with psycopg.connect(blank_database_url) as conn:
+        # One full part, and the lock of whoever is about to index it.
+        conn.execute("SELECT pg_advisory_lock(hashtextextended('word_blocks 1 0', 0))")
+        store(conn, 1, [(AT, an_event())] * 2100)
+        conn.commit()
+        with running_service(database_url=blank_database_url, keys=keys) as service, service.ops() as ops:
+            wait_until(lambda: count_of(ops.get("/metrics").text, "logstitch_words_backlog_events") == 2048)
 
 
 # -- the end -------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,23 @@ def test_what_is_not_json_is_refused(value: object) -> None:
     for encode in BOTH:
         with pytest.raises((TypeError, UnicodeEncodeError)):
             encode(value)
+
+
+LITTLE: dict[str, object] = {"strings": "", "objects": {}, "arrays": [], "numbers": 1e-7, "keys": {"": 0}}
+
+
+@pytest.mark.parametrize("value", LITTLE.values(), ids=LITTLE.keys())
+def test_little_values_take_little_memory_on_the_exact_path(value: object) -> None:
+    """Each result of orjson that is kept holds a kilobyte or more: together they made gigabytes of one body."""
+    values = [value] * 50_000
+    tracemalloc.start()
+    try:
+        text = canonical_exact(values)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(text) > 150_000
+    assert peak < 4 * len(text)
 
 
 def test_sections_are_encoded_in_their_order() -> None:

@@ -20,18 +20,10 @@ from structlog.testing import capture_logs
 
 from logstitch.errors import ConfigurationError
 from logstitch.store import embedded
-from logstitch.store.embedded import (
-    EmbeddedPostgres,
-    Installation,
-    bound_log,
-    choose_account,
-    default_data_dir,
-    installed_wheel,
-    open_embedded_postgres,
-    restart_delay,
-    running_url,
-    why_not_running,
-)
+from logstitch.store.cluster.account import choose_account
+from logstitch.store.cluster.installation import Installation, installed_wheel
+from logstitch.store.cluster.process import processes_in, running_url
+from logstitch.store.embedded import EmbeddedPostgres, open_embedded_postgres, restart_delay
 from tests.support.postgres import scratch_directory
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -46,7 +38,7 @@ def data() -> Iterator[Path]:
     """A new data directory; any server that is left in it is killed."""
     directory = scratch_directory()
     yield directory
-    for pid in embedded._processes_in(directory / "postgres"):
+    for pid in processes_in(directory / "postgres"):
         os.kill(pid, signal.SIGKILL)
     shutil.rmtree(directory)
 
@@ -258,7 +250,7 @@ async def test_a_backend_that_is_too_busy_to_notice_does_not_hold_up_the_restart
 async def test_every_process_of_it_killed_at_once(used: Path) -> None:
     async with open_embedded_postgres(used) as server:
         pid = server.pid
-        for process in embedded._processes_in(used / "postgres"):
+        for process in processes_in(used / "postgres"):
             os.kill(process, signal.SIGKILL)
         await another_after(server, pid)
         assert ask(server.url, "SELECT 1") == 1
@@ -483,17 +475,6 @@ async def test_a_directory_with_other_things_in_it_is_not_opened_up(data: Path) 
     assert stat.S_IMODE(data.stat().st_mode) == 0o700
 
 
-def test_the_default_data_directory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.geteuid", lambda: 0)
-    assert default_data_dir() == Path("/var/lib/logstitch")
-    monkeypatch.setattr("os.geteuid", lambda: 1000)
-    monkeypatch.setenv("HOME", "/home/ada")
-    monkeypatch.setenv("XDG_DATA_HOME", "relative/is/ignored")
-    assert default_data_dir() == Path("/home/ada/.local/share/logstitch")
-    monkeypatch.setenv("XDG_DATA_HOME", "/elsewhere")
-    assert default_data_dir() == Path("/elsewhere/logstitch")
-
-
 # -- the log -------------------------------------------------------------------------------------------------------
 
 
@@ -526,46 +507,6 @@ async def test_no_value_gets_into_the_log_whatever_goes_wrong(used: Path) -> Non
     log = (used / "postgres.log").read_text()
     assert "division by zero" in log
     assert canary not in log
-
-
-def test_the_log_tells_why_it_does_not_run(tmp_path: Path) -> None:
-    def says(*lines: str) -> str | None:
-        (tmp_path / "postgres.log").write_text(
-            "".join(f"2026-10-11 12:13:14.{number:03} UTC [42] {line}\n" for number, line in enumerate(lines))
-        )
-        return why_not_running(tmp_path)
-
-    full = 'FATAL:  could not write to file "pg_wal/xlogtemp.42": No space left on device'
-    assert why_not_running(tmp_path) is None  # no log
-    assert says() is None
-    assert says("LOG:  starting PostgreSQL 18.6", full, "LOG:  database system is shut down") == full
-    # Not what clients were told, and not what it died of the time before.
-    assert (
-        says(
-            "LOG:  starting PostgreSQL 18.6",
-            full,
-            "LOG:  starting PostgreSQL 18.6",
-            "FATAL:  the database system is starting up",
-            "FATAL:  sorry, too many clients already",
-            "LOG:  received fast shutdown request",
-        )
-        == "LOG:  received fast shutdown request"
-    )
-    assert len(says("LOG:  " + "x" * 1000) or "") == 300
-    (tmp_path / "postgres.log").write_text("no space for a prefix\n")
-    assert why_not_running(tmp_path) == "no space for a prefix"
-
-
-def test_the_log_is_set_aside_once_and_goes_on_in_the_same_file(tmp_path: Path) -> None:
-    path = tmp_path / "postgres.log"
-    with path.open("ab", buffering=0) as server:  # the descriptor that a running server holds
-        server.write(b"old " * 10)
-        bound_log(path, 41)
-        assert not (tmp_path / "postgres.log.1").exists()
-        bound_log(path, 40)
-        server.write(b"new")
-    assert path.read_bytes() == b"new"
-    assert (tmp_path / "postgres.log.1").read_bytes() == b"old " * 10
 
 
 def test_the_first_restart_is_at_once_and_the_pauses_have_a_bound() -> None:

@@ -36,7 +36,9 @@ import psutil
 import psycopg
 import trio
 
-from logstitch.store.embedded import LOCALE, Home, installed_wheel, make_cluster, prepare_home
+from logstitch.store.cluster.home import Home, prepare_home
+from logstitch.store.cluster.installation import installed_wheel
+from logstitch.store.cluster.making import LOCALE, make_cluster
 from tests.support.mutants import MUTANTS
 from tests.support.postgres import scratch_directory
 from tests.support.service import CHECKOUT, Keys, environment, initialize

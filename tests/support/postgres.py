@@ -25,7 +25,9 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 from psycopg import sql
 
-from logstitch.store.embedded import LOCALE, ROLE, SUPERUSER, Home, Installation, make_cluster, prepare_home
+from logstitch.store.cluster.home import ROLE, SUPERUSER, Home, prepare_home
+from logstitch.store.cluster.installation import Installation
+from logstitch.store.cluster.making import LOCALE, make_cluster
 
 DEBIAN_15 = Installation(Path("/usr/lib/postgresql/15"), "15")
 """Where Debian puts the oldest version that the service supports."""

@@ -1,0 +1,27 @@
+"""A server that a test may hurt, whole again for the next one."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from tests.support.own_server import Server, own_server
+
+
+@pytest.fixture(scope="session")
+def _own_server() -> Iterator[Server]:
+    with own_server() as server:
+        yield server
+
+
+@pytest.fixture
+def server(_own_server: Server) -> Iterator[Server]:
+    _own_server.start()
+    with psycopg.connect(_own_server.url) as conn:
+        conn.execute("DROP TABLE IF EXISTS notes; CREATE TABLE notes (n integer PRIMARY KEY, label text)")
+    yield _own_server
+    if _own_server._process is not None and _own_server._process.poll() is None:
+        _own_server.signal_all(signal.SIGCONT)
