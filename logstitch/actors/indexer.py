@@ -5,6 +5,10 @@ lock: the event loop's round trips fell to a third when that was measured. So a 
 priority, between two copies that are streamed through one transaction: bodies out, blocks in. The claim on the segment
 is a lock of that transaction, so no two processes build the same one, and one that dies leaves no trace.
 
+When all segments of a volume have their words, their blocks are merged to the volume's, in the child as well and in
+another transaction. The blocks go to it in the order of their first words, some hundreds at a time, and what is
+complete comes back in between: so neither side ever holds more than a few megabytes, however much the segments have.
+
 A child that takes too long is killed, and its segment left alone for a while, longer each time, so that the others get
 their turn. The child looks after itself, too: it ends when the service is gone, however that ended.
 
@@ -13,6 +17,7 @@ Polling is the truth; any message wakes it up earlier.
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -28,8 +33,8 @@ import trio
 import logstitch
 from logstitch.actors.mailbox import Mailbox
 from logstitch.errors import DatabaseUnavailable
-from logstitch.search.blocks import Block, read_blocks, write_bodies
-from logstitch.search.segments import Layout
+from logstitch.search.blocks import MERGE_BLOCKS, Block, read_blocks, write_blocks, write_bodies
+from logstitch.search.segments import FIRST_VOLUME_KEY, Layout, Unit
 from logstitch.store import words
 from logstitch.store.database import Connection, Database
 
@@ -39,7 +44,8 @@ SETTLE_SECONDS = 5.0
 """How long a part of an open segment has been full before it is indexed. At 3,000 events a second and more the segment
 is closed by then and indexed once, as a whole; until then its events are scanned."""
 SEGMENT_SECONDS = 120.0
-"""For one segment: 200 times a common one, and enough for one of the largest events there can be."""
+"""For one segment: 200 times a common one, and enough for one of the largest events there can be. For one volume, too:
+40 times a common one."""
 CUT_SECONDS = 15.0
 """After these is the transaction cut as well: not before, so that what is told is what was wrong."""
 SKIP_SECONDS = 300.0
@@ -67,7 +73,7 @@ serve(sys.stdin.buffer, sys.stdout.buffer)
 
 
 class Indexer:
-    """Builds the word blocks of closed segments, and of the full parts of open ones."""
+    """Builds the word blocks of closed segments, of volumes, and of the full parts of open segments."""
 
     def __init__(
         self,
@@ -112,7 +118,7 @@ class Indexer:
                     mailbox.progress()
 
     async def _index_one(self, builder: Builder) -> bool:
-        """Index one segment or part; False when there was none."""
+        """Index one segment, volume or part; False when there was none."""
         ended = late = False
 
         async def kill_in_time() -> None:
@@ -173,30 +179,59 @@ def index_next(
     skip: Sequence[tuple[int, int]] = (),
     on_claim: Callable[[words.Claim], None] | None = None,
 ) -> bool:
-    """Index one closed segment or, when all have their words, one part of an open one; False when there was none.
+    """Index one closed segment or, when all have their words, one volume of them or one part of an open segment; False
+    when there was none.
 
     Within the transaction that ``conn`` is in. Closed segments go first: where events come faster than they can be
     indexed, parts, which are indexed again with their segment, are the work to leave out. ``skip``: segments (project
-    and number) to leave alone. ``on_claim`` is told what is going to be indexed.
+    and number), and volumes (project and key), to leave alone. ``on_claim`` is told what is going to be indexed.
     """
-    claim = words.claim_segment(conn, layout.bits, skip) or words.claim_part(
-        conn, layout.bits, layout.part_bits, skip, settle_seconds=SETTLE_SECONDS
-    )
-    if claim is None:
-        return False
-    if on_claim is not None:
-        on_claim(claim)
-    parts = layout.parts(claim.segment)
-    unit = layout.unit(claim.segment) if claim.part is None else parts[claim.part]
+    tell = on_claim or (lambda claim: None)
+    if (claim := words.claim_segment(conn, layout.bits, skip)) is not None:
+        tell(claim)
+        _index(conn, builder, claim, layout.unit(claim.segment))
+        part_keys = [part.key for part in layout.parts(claim.segment)]
+        words.mark_words_ready(conn, claim.project_no, claim.segment, part_keys, layout.volume(claim.segment))
+    elif (claim := words.claim_volume(conn, layout.bits, layout.volume_bits, FIRST_VOLUME_KEY, skip)) is not None:
+        tell(claim)
+        _index_volume(conn, builder, claim, layout)
+    elif (
+        claim := words.claim_part(conn, layout.bits, layout.part_bits, skip, settle_seconds=SETTLE_SECONDS)
+    ) is not None:
+        tell(claim)
+        assert claim.part is not None  # noqa: S101
+        _index(conn, builder, claim, layout.parts(claim.segment)[claim.part])
+    return claim is not None
+
+
+def _index(conn: Connection, builder: Builder, claim: words.Claim, unit: Unit) -> None:
+    """Build the blocks of a segment or part from its bodies."""
     built = builder.build(words.read_bodies(conn, claim.project_no, unit.seqs))
+    _write(conn, builder, claim.project_no, unit.key, built)
+
+
+def _index_volume(conn: Connection, builder: Builder, claim: words.Claim, layout: Layout) -> None:
+    """Build the blocks of a volume from those of its segments."""
+    volume = claim.segment - FIRST_VOLUME_KEY
+    blocks = words.read_blocks(conn, claim.project_no, layout.segments(volume))
+    last = False
     try:
-        words.write_blocks(conn, claim.project_no, unit.key, ((block.first_word, block.payload) for block in built))
+        while not last:
+            some = list(itertools.islice(blocks, MERGE_BLOCKS))
+            last = len(some) < MERGE_BLOCKS
+            _write(conn, builder, claim.project_no, claim.segment, builder.merge(some, last=last))
+    except BaseException:
+        builder.close()  # half a volume is in there
+        raise
+    words.mark_volume_ready(conn, claim.project_no, volume)
+
+
+def _write(conn: Connection, builder: Builder, project_no: int, key: int, built: Iterator[Block]) -> None:
+    try:
+        words.write_blocks(conn, project_no, key, ((block.first_word, block.payload) for block in built))
     except BaseException:
         builder.close()  # the rest of its answer is still to come, and must not be taken for the next one
         raise
-    if claim.part is None:
-        words.mark_words_ready(conn, claim.project_no, claim.segment, [part.key for part in parts])
-    return True
 
 
 class BuilderDied(Exception):
@@ -225,9 +260,17 @@ class Builder:
     def build(self, bodies: Iterable[bytes]) -> Iterator[Block]:
         """The blocks of the segment that has these bodies, in pieces as ``search.blocks.write_bodies`` takes them. All
         of them are read before this returns."""
+        return self._ask(lambda to_child: write_bodies(to_child, bodies))
+
+    def merge(self, blocks: Iterable[tuple[int, bytes]], *, last: bool) -> Iterator[Block]:
+        """The blocks of a volume that are complete, from some of its segments' blocks and all that were given before,
+        as ``search.blocks.Merge`` takes them. With the ``last`` of them, the volume is done."""
+        return self._ask(lambda to_child: write_blocks(to_child, blocks, last=last))
+
+    def _ask(self, write: Callable[[IO[bytes]], None]) -> Iterator[Block]:
         try:
             to_child, from_child = self._pipes()
-            write_bodies(to_child, bodies)
+            write(to_child)
             return self._blocks(from_child)
         except BaseException as error:
             self.close()  # half a segment is in there

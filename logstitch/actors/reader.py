@@ -248,6 +248,9 @@ class _Snapshot:
     def spans(self) -> list[Span]:
         return [Span(*row) for row in reading.find_spans(self._conn, self._project_no)]
 
+    def volumes(self) -> set[int]:
+        return words.find_volumes(self._conn, self._project_no)
+
     def having(self, query: str, window: Window, limit: int) -> list[Hit]:
         return _hits(reading.find_having(self._conn, self._project_no, self._columns, _range(window), query, limit))
 
@@ -265,8 +268,11 @@ class _Snapshot:
     def indexed(self, keys: Sequence[int]) -> set[int]:
         return words.find_indexed(self._conn, self._project_no, keys)
 
-    def word_blocks(self, keys: Sequence[int], prefix: bytes) -> Iterator[tuple[int, bytes]]:
-        return iter(words.find_blocks(self._conn, self._project_no, keys, prefix))
+    def word_blocks(self, keys: Sequence[int], prefix: bytes, most: int | None = None) -> Iterator[tuple[int, bytes]]:
+        return words.find_blocks(self._conn, self._project_no, keys, prefix, most=most)
+
+    def exact_blocks(self, keys: Sequence[int], wanted: Sequence[bytes]) -> Iterator[tuple[int, bytes, bytes]]:
+        return words.find_exact_blocks(self._conn, self._project_no, keys, wanted)
 
     def bodies(self, seqs: Sequence[int]) -> Mapping[int, Body]:
         found = reading.find_bodies(self._conn, self._project_no, seqs)

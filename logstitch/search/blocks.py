@@ -1,5 +1,8 @@
 """The words of one closed segment, sorted and cut into blocks: a look-up reads one block, a prefix a run of them.
 
+Among the words stand the facets (see ``search.terms``), which may hold any character but NUL and are looked up as a
+whole. The blocks of a volume are of the same form, made of those of its segments: there, a position is a segment's.
+
 A block begins with a byte that is both its version and its kind, integers are little-endian:
 
 ====== ======= =====================================================================================================
@@ -14,7 +17,7 @@ then           kind 1: the lists, one after the other: ascending positions of 2 
 5+s    2,048   kind 2: bit ``p & 7`` of byte ``p >> 3`` is set when the event at position p holds the word
 ====== ======= =====================================================================================================
 
-A position is ``seq - 1`` within the segment. Words are UTF-8 letters and digits, so no word holds a NUL or a byte FF:
+A position is ``seq - 1`` within the segment. Words and facets are UTF-8 without NUL, so none holds a NUL or a byte FF:
 ``find`` of NUL and prefix is an exact search, the lists of all words with one prefix lie side by side, and everything
 that begins with ``p`` sorts before ``p + FF``. All of it is chosen so that a look-up is a handful of calls into C.
 """
@@ -25,19 +28,19 @@ import heapq
 import struct
 import sys
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import accumulate, compress, groupby, islice
+from itertools import accumulate, chain, compress, groupby, islice
 from operator import add, itemgetter
 from tempfile import TemporaryFile
 from typing import IO, Final
 
 from logstitch.search.segments import SEGMENT_EVENTS
-from logstitch.search.terms import words
+from logstitch.search.terms import MAX_WORD_BYTES, entries
 
 BLOCK_BYTES: Final = 3900
 """Bytes of a block at most: two rows of them fit one page of PostgreSQL, and the least a look-up can read is a page."""
@@ -47,6 +50,9 @@ RUN_WORDS: Final = 150_000
 file in sorted runs, because one segment of the largest events allowed holds a hundred times as much."""
 MERGE_WORDS: Final = 10_000
 """Words taken together when runs are merged."""
+
+MERGE_BLOCKS: Final = 512
+"""Blocks of a volume's segments that are merged together: about 2 MB, and 80,000 words."""
 
 AFTER: Final = b"\xff"
 """Sorts after every character that a word can hold: the words with a prefix are those from it up to it and this."""
@@ -58,6 +64,8 @@ _HEAD = struct.Struct("<BHH")
 _ENTRY_BYTES: Final = 3
 """What a word costs in a block besides its own bytes and its list."""
 _ROOM: Final = BLOCK_BYTES - _HEAD.size - 1
+_FEW_POSITIONS: Final = 2000
+"""So many are sooner looked for in a bitmap one by one than it is turned to positions."""
 _BITS: Final = bytes.maketrans(b"01", b"\0\1")
 _RECORD = struct.Struct("<BH")
 
@@ -104,11 +112,56 @@ def build(words_per_event: Iterable[Collection[bytes]]) -> Iterator[Block]:
             run.close()
 
 
-def lookup(payload: bytes, prefix: bytes) -> set[int]:
-    """The positions of the events that hold a word of this block beginning with ``prefix``.
+@dataclass(slots=True)
+class Merge:
+    """Makes the blocks of a volume from those of its segments.
 
-    Words with the prefix may also stand at the head of the blocks that follow. Raises ``ValueError`` for a block of
-    another version.
+    They are to be added in the order of their first words, whichever segment they are of. So the words before the last
+    first word are known to be complete, and no more is held than a few blocks of each segment.
+    """
+
+    _pending: dict[int, list[bytes]] = field(default_factory=dict)
+    """By segment, the words that were not taken yet, in order."""
+    _reached: bytes = b""
+
+    def add(self, position: int, payload: bytes) -> None:
+        """Add the words of one block. ``position``: of its segment within the volume."""
+        found = words(payload)
+        if found[0] < self._reached:
+            raise ValueError("blocks are to be merged in the order of their first words")
+        self._reached = found[0]
+        self._pending.setdefault(position, []).extend(found)
+
+    def take(self, *, last: bool = False) -> Iterator[Block]:
+        """The blocks of the words that are complete. ``last``: nothing more will be added, so all of them are."""
+        index: dict[bytes, bytes] = {}
+        # Most words are in one segment only: those are taken over by the thousand, in a few calls.
+        for position in sorted(self._pending):
+            found = self._pending[position]
+            stop = len(found) if last else bisect_left(found, self._reached)
+            part = _packed([position])
+            fresh = dict.fromkeys(found[:stop], part)
+            self._pending[position] = found[stop:]
+            for word in index.keys() & fresh.keys():
+                fresh[word] = index[word] + part
+            index.update(fresh)
+        in_order = sorted(index)
+        yield from _cut(in_order, list(map(index.__getitem__, in_order)))
+
+
+def words(payload: bytes) -> list[bytes]:
+    """The words of a block, in order. Raises ``ValueError`` for a block of another version."""
+    kind, _, size = _HEAD.unpack_from(payload)
+    if kind not in (_LISTS, _BITMAP):
+        raise ValueError(f"block of unknown kind {kind}")
+    return payload[_HEAD.size + 1 : _HEAD.size + size - 1].split(b"\0")
+
+
+def lookup(payload: bytes, prefix: bytes, among: Set[int] | None = None) -> set[int]:
+    """The positions of the events that hold a word of this block beginning with ``prefix``; ``among`` these, if given.
+
+    A word itself, and no longer one, is found by the word and a NUL. Words with the prefix may also stand at the head
+    of the blocks that follow. Raises ``ValueError`` for a block of another version.
     """
     kind, count, size = _HEAD.unpack_from(payload)
     end = _HEAD.size + size
@@ -117,8 +170,11 @@ def lookup(payload: bytes, prefix: bytes) -> set[int]:
     if first < 0:
         return set()
     if kind == _BITMAP:
+        if among is not None and len(among) < _FEW_POSITIONS:
+            return {position for position in among if payload[end + (position >> 3)] >> (position & 7) & 1}
         bits = f"{int.from_bytes(payload[end : end + _BITMAP_BYTES], 'little'):b}"
-        return set(compress(range(len(bits)), reversed(bits.encode().translate(_BITS))))
+        found = set(compress(range(len(bits)), reversed(bits.encode().translate(_BITS))))
+        return found if among is None else found & among
     if kind != _LISTS:
         raise ValueError(f"block of unknown kind {kind}")
     last = payload.rfind(mark, first, end)
@@ -130,20 +186,36 @@ def lookup(payload: bytes, prefix: bytes) -> set[int]:
     positions = array("H", payload[lists + start : lists + stop])
     if sys.byteorder == "big":
         positions.byteswap()
-    return set(positions)
+    return set(positions) if among is None else set(positions) & among
 
 
 # -- over pipes ----------------------------------------------------------------------------------------------------
 #
-# The work is done in a process of its own (see actors.indexer). Everything is sent as its length and its bytes.
+# The work is done in a process of its own (see actors.indexer). Everything is sent as its length and its bytes. A
+# request begins with what is to be done with the rest of it, and is answered with blocks.
 
 _LENGTH = struct.Struct("<I")
 _END: Final = _LENGTH.pack(0xFFFFFFFF)
+_BODIES: Final = b"bodies"
+_MERGE: Final = b"merge"
+_MERGE_LAST: Final = b"merge last"
+_POSITION = struct.Struct("<H")
 
 
 def write_bodies(to_builder: IO[bytes], pieces: Iterable[bytes]) -> None:
     """Send the bodies of one segment's events, in the order of their ``seq``: one or more to a piece, each on a line of
     its own."""
+    _write_request(to_builder, chain([_BODIES], pieces))
+
+
+def write_blocks(to_builder: IO[bytes], blocks: Iterable[tuple[int, bytes]], *, last: bool) -> None:
+    """Send some blocks of a volume's segments, or the ``last`` of them: see ``Merge``, for which they are. Those that
+    are complete then are to be read before more is sent."""
+    pieces = (_POSITION.pack(position) + payload for position, payload in blocks)
+    _write_request(to_builder, chain([_MERGE_LAST if last else _MERGE], pieces))
+
+
+def _write_request(to_builder: IO[bytes], pieces: Iterable[bytes]) -> None:
     for piece in pieces:
         to_builder.write(_LENGTH.pack(len(piece)))
         to_builder.write(piece)
@@ -152,7 +224,7 @@ def write_bodies(to_builder: IO[bytes], pieces: Iterable[bytes]) -> None:
 
 
 def read_blocks(from_builder: IO[bytes]) -> Iterator[Block]:
-    """Receive the blocks of one segment. Raises ``EOFError`` when the builder ends before them."""
+    """Receive the blocks that answer one request. Raises ``EOFError`` when the builder ends before them."""
     while (first_word := _receive(from_builder)) is not None:
         payload = _receive(from_builder)
         if payload is None:
@@ -161,11 +233,23 @@ def read_blocks(from_builder: IO[bytes]) -> Iterator[Block]:
 
 
 def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
-    """Turn bodies into blocks, segment by segment, until there are no more requests or nobody reads the answers."""
+    """Turn bodies into blocks, segment by segment, and blocks into those of volumes, until there are no more requests
+    or nobody reads the answers."""
+    merge = Merge()
     with suppress(EOFError, BrokenPipeError):
         while True:
             pieces = iter(partial(_receive, requests), None)
-            for block in build(words(body) for piece in pieces for body in piece.split(b"\n")):
+            task = next(pieces)
+            if task == _BODIES:
+                built = build(entries(body) for piece in pieces for body in piece.split(b"\n"))
+            else:
+                for piece in pieces:
+                    (position,) = _POSITION.unpack_from(piece)
+                    merge.add(position, piece[_POSITION.size :])
+                built = merge.take(last=task == _MERGE_LAST)
+                if task == _MERGE_LAST:
+                    merge = Merge()
+            for block in built:
                 for part in (block.first_word, block.payload):
                     answers.write(_LENGTH.pack(len(part)))
                     answers.write(part)
@@ -199,7 +283,8 @@ def _cut(keys: list[bytes], parts: Sequence[bytes]) -> Iterator[Block]:
     for stop in (*frequent, len(keys)):
         while start < stop:
             # Every word also costs _ENTRY_BYTES, which grows with its index: bisect by a key that has both.
-            limit = costs[start] + _ENTRY_BYTES * start + _ROOM
+            # A long facet at the head of a block is in its row twice, and still two rows are to fit one page.
+            limit = costs[start] + _ENTRY_BYTES * start + _ROOM - max(0, len(keys[start]) - MAX_WORD_BYTES)
             end = bisect_right(range(len(costs)), limit, start + 1, stop + 1, key=lambda i: costs[i] + _ENTRY_BYTES * i)
             end = max(end - 1, start + 1)
             yield _lists_block(keys[start:end], parts[start:end], lengths[start:end])

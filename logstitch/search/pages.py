@@ -1,8 +1,9 @@
 """How one page of events is found: walk a little along the order first, then look into segments until none can add.
 
 The walk serves what is frequent, whatever it is, and costs a fixed number of rows. What it did not find often enough
-is rare, and then the inverted index (facets) or the word blocks (words) name the few events of each segment. Both
-together bound the work of a page by what the page holds and by the number of segments, never by the project.
+is rare, and then the inverted index (facets) or the word blocks (words) name the few events of each segment. Which
+segments are worth a look, their volumes tell before (``search.volumes``). Together they bound the work of a page by
+what it holds and by the number of volumes, of which ten million events have 19.
 
 The search knows at any moment up to which place in the order it has seen everything. When its time is up, it returns
 what lies before that place and goes on there with the next page, so it neither skips nor repeats. The time is looked
@@ -12,14 +13,15 @@ page ends when it has ``PAGE_BYTES``, before what is beyond is read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Final, NamedTuple, Protocol
 from unicodedata import is_normalized
 
 from logstitch.search import blocks, terms
 from logstitch.search.segments import Layout, Place, Span, Steps, Unit, Window, best_first, tsquery
+from logstitch.search.volumes import Blocks, Volumes
 
 WALK_EVENTS: Final = 1000
 """Events to walk along before anything else, about a millisecond. It is also what every answer advances by at least,
@@ -71,7 +73,7 @@ class Walk:
     last: Place | None
 
 
-class Source(Protocol):
+class Source(Blocks, Protocol):
     """Where events are read from: one snapshot of one project, with the filter's columns applied to every ``Hit``.
 
     Lists of hits come in the window's order and hold at most ``limit``; one that holds fewer is complete.
@@ -83,6 +85,10 @@ class Source(Protocol):
 
     def spans(self) -> list[Span]:
         """Every segment."""
+        ...
+
+    def volumes(self) -> set[int]:
+        """The volumes that have word blocks."""
         ...
 
     def having(self, query: str, window: Window, limit: int) -> list[Hit]:
@@ -103,10 +109,6 @@ class Source(Protocol):
 
     def indexed(self, keys: Sequence[int]) -> set[int]:
         """Those of the units, by key, that have word blocks."""
-        ...
-
-    def word_blocks(self, keys: Sequence[int], prefix: bytes) -> Iterator[tuple[int, bytes]]:
-        """Key and payload of the blocks, of these units, that may hold words with the prefix."""
         ...
 
     def bodies(self, seqs: Sequence[int]) -> Mapping[int, Body]:
@@ -227,7 +229,7 @@ class _Search:
         """
         if hits == 0:
             return 0
-        crowd = sum(1 for span in spans if span.begins(window) == window)
+        crowd = sum(1 for _ in takewhile(lambda span: span.begins(window) == window, spans))
         needed = walked * (self.wanted - hits) * 5 // (4 * hits)
         return needed if needed < LOOK_UP_COST * crowd * (hits << self.layout.bits) // walked else 0
 
@@ -238,6 +240,8 @@ class _Search:
     ) -> tuple[list[Hit], Window | None]:
         """The first ``wanted`` hits of the window, and the window that is left when time was up before."""
         spans = [span for span in spans if span.may_hold(window)]
+        query = self.query
+        volumes = Volumes(self.source, self.layout, query.facets, query.words, self.source.volumes())
         lexemes = sum(map(len, self.query.facets)) or 1
         most = MOST_SEGMENTS_FOR_WORDS if self.query.words else MOST_SEGMENTS
         steps = Steps(max(1, min(most, MOST_LEXEMES // lexemes)))
@@ -246,14 +250,15 @@ class _Search:
         while at < len(spans):
             if len(hits) >= wanted:
                 useful = window.before(hits[wanted - 1].place)
-            step = [span for span in spans[at : at + steps.size] if span.may_hold(useful)]
-            if not step:
-                break  # the spans that follow begin even later
+            if not spans[at].may_hold(useful):
+                break  # and the spans that follow begin even later
             began = self.clock()
             if began >= self.deadline:
                 rest = spans[at].begins(window)
                 return [hit for hit in hits if hit.place not in rest], rest
-            at += steps.size
+            step, at = self._step(spans, at, steps.size, useful, volumes)
+            if not step:
+                continue
             hits = self._in_order(hits + self._look(step, useful, wanted))[:wanted]
             if self._stopped:
                 for span in spans[at : at + 1]:
@@ -262,6 +267,29 @@ class _Search:
                 return [hit for hit in hits if hit.place not in rest], rest
             steps.took(self.clock() - began)
         return hits, None
+
+    def _step(
+        self, spans: Sequence[Span], at: int, size: int, window: Window, volumes: Volumes
+    ) -> tuple[list[Span], int]:
+        """From ``spans[at]`` on, the next segments to look into together, at most ``size``; and where to go on then.
+
+        The first segment of all is looked into unasked: it may have enough. From then on, volumes are asked once a
+        step, and the step ends where the next ones are to be asked.
+        """
+        step: list[Span] = []
+        looked = at == 0
+        for span in islice(spans, at, None):
+            if len(step) == size or not span.may_hold(window):
+                break
+            if at > 0 and volumes.can_tell(span.segment):
+                if looked:
+                    break
+                volumes.look(spans[at:])
+                looked = True
+            at += 1
+            if volumes.may_hold(span.segment):
+                step.append(span)
+        return step, at
 
     def _look(self, spans: Sequence[Span], window: Window, wanted: int) -> list[Hit]:
         if not self.query.words:
@@ -300,12 +328,12 @@ class _Search:
         for number, word in enumerate(sorted(self.query.words, key=len, reverse=True)):
             postings: dict[int, set[int]] = {}
             for key, payload in self.source.word_blocks([unit.key for unit in units], word):
-                if positions := blocks.lookup(payload, word):
+                if positions := blocks.lookup(payload, word, found[key] if number else None):
                     postings[key] = postings[key] | positions if key in postings else positions
                 if self._late():
                     self._stop(window.last_read())
                     return []
-            found = postings if number == 0 else {key: both for key in postings if (both := postings[key] & found[key])}
+            found = postings
             units = [unit for unit in units if unit.key in found]
             if not units:
                 return []

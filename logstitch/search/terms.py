@@ -19,6 +19,7 @@ in the Stream-Safe Text Format (UAX #15, section 13); and beyond the first 262,1
 hold other characters than ASCII, only the pieces that hold none are searched.
 
 The exact values of the filter columns (facets) are in an inverted index of their own, told apart by their first byte.
+They are in the word index as well: folded words begin with no capital of ASCII, so the two never meet there.
 """
 
 from __future__ import annotations
@@ -71,6 +72,12 @@ def words(body: bytes) -> list[bytes]:
     Also for an event that a tier has taken fields out of: what is not there is not found.
     """
     return words_of(orjson.loads(body))
+
+
+def entries(body: bytes) -> list[bytes]:
+    """What the word index has of an event, from its body: its words and its facets, each once."""
+    event = orjson.loads(body)
+    return words_of(event) + facets(event)
 
 
 def words_of(event: Mapping[str, object]) -> list[bytes]:

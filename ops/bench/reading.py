@@ -5,7 +5,7 @@
 Fills an empty database (an embedded server's, unless a URL names one) with a project of N realistic events of about
 700 bytes, in the very format of the ingest actor's transaction, and times pages as the reader answers them: one
 read-only transaction through `Database.transact`, 50 events a page, one question at a time, a warm cache as far as
-memory goes. The indexes are built in bulk after all but the last 30,000 events, which come in as commits of 1,000 do,
+memory goes, Python's garbage collector set as the service sets it (else one page in twenty has 30 ms of it). The indexes are built in bulk after all but the last 30,000 events, which come in as commits of 1,000 do,
 so the inverted index has a pending list and the newest segment has no word blocks, as in a service at work. One event
 in 500 came late, by up to a day.
 
@@ -20,6 +20,7 @@ sample to sample.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import random
@@ -46,6 +47,7 @@ from logstitch import ids
 from logstitch.actors.indexer import Builder, index_next
 from logstitch.actors.messages import EventFilter, EventPage, ListEvents, Order, Position
 from logstitch.actors.reader import list_events
+from logstitch.app import GC_THRESHOLD
 from logstitch.search import terms
 from logstitch.search.segments import lexeme_prefix, segment_of
 from logstitch.store import events
@@ -65,6 +67,7 @@ LATE_MS = 86_400_000
 PAGE = 50
 NAME = "bench reading"
 DEEP = 1_000
+PROGRESS_SECONDS = 30.0
 
 # -- the events ----------------------------------------------------------------------------------------------------
 
@@ -269,20 +272,7 @@ def fill(url: str, count: int, say: Callable[[str], None]) -> None:
             events.save_heads(conn, PROJECT, events.Head(count, date.today(), count), logs, made.spans, actions=actions)
     say(f"rows, indexes and heads after {time.monotonic() - began:.0f} s")
 
-    def index(_: int) -> int:
-        done = 0
-        with psycopg.connect(url) as conn, Builder() as builder:
-            while index_next(conn, builder):
-                conn.commit()
-                done += 1
-        return done
-
-    indexing = time.monotonic()
-    with ThreadPoolExecutor(2) as builders:
-        done = sum(builders.map(index, range(2)))
-    took = time.monotonic() - indexing
-    each = 2e6 * took / count
-    say(f"{done} segments and parts in {took:.0f} s with 2 processes, {each:.1f} µs an event each")
+    index(url, count, say)
     with psycopg.connect(url, autocommit=True) as conn:
         conn.execute("SET statement_timeout = 0")
         conn.execute("ANALYZE")
@@ -291,6 +281,36 @@ def fill(url: str, count: int, say: Callable[[str], None]) -> None:
             "WHERE relname LIKE 'events%' OR relname LIKE 'word_blocks%' ORDER BY relname"
         ).fetchall()
     say("sizes: " + ", ".join(f"{name} {size}" for name, size in sizes))
+
+
+def index(url: str, count: int, say: Callable[[str], None]) -> None:
+    """Build the word blocks of the segments, volumes and parts, with two processes."""
+    began = told = time.monotonic()
+    done = 0
+
+    def work(_: int) -> int:
+        nonlocal done, told
+        mine = 0
+        with psycopg.connect(url) as conn, Builder() as builder:
+            while index_next(conn, builder):
+                conn.commit()
+                mine += 1
+                done += 1
+                if (now := time.monotonic()) > told + PROGRESS_SECONDS:
+                    told = now
+                    say(f"{done} segments, volumes and parts after {now - began:.0f} s")
+        return mine
+
+    with ThreadPoolExecutor(2) as builders:
+        # One that finds its next work taken by the other stops early, and may begin again.
+        while sum(builders.map(work, range(2))):
+            pass
+    took = time.monotonic() - began
+    with psycopg.connect(url) as conn:
+        row = conn.execute("SELECT count(*) FROM volumes WHERE words_ready").fetchone()
+    volumes = row[0] if row else 0
+    each = 2e6 * took / count
+    say(f"{done} segments, parts and volumes ({volumes}) in {took:.0f} s with 2 processes, {each:.1f} µs an event each")
 
 
 # -- the questions -------------------------------------------------------------------------------------------------
@@ -434,6 +454,9 @@ async def measure(
             if row[0] != "doc_main000000"
         ]
     timings = []
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD, 20, 20)
     await read(database, ListEvents(PROJECT, EventFilter(), Order.DESC, PAGE, None))  # the pool connects
     meter = Meter(url)
     for case in CASES:

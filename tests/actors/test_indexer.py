@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import orjson
 import psycopg
 import pytest
 import trio
@@ -23,14 +24,17 @@ from logstitch.actors.mailbox import Address
 from logstitch.actors.supervisor import Crash, open_supervisor
 from logstitch.errors import DatabaseUnavailable
 from logstitch.search import blocks
-from logstitch.search.segments import Layout
-from logstitch.search.terms import words
+from logstitch.search.segments import FIRST_VOLUME_KEY, Layout
+from logstitch.search.terms import Facet, entries, facet
 from logstitch.store import words as stored_words
 from logstitch.store.database import Database, open_database
 from tests.support.stored import AT, Stored, an_event, store
 
 BITS = 3
 """Segments of 8 events."""
+LAYOUT = Layout(BITS, 1, 1)
+"""Parts of 2, and volumes of two segments."""
+BODY = orjson.dumps(an_event())
 
 
 def events(count: int) -> list[tuple[int, dict[str, Any]]]:
@@ -78,7 +82,7 @@ async def open_indexers(
             [
                 supervisor.start(
                     f"indexer{n}",
-                    lambda: Indexer(database, poll_seconds=poll_seconds, layout=Layout(BITS, 1)),
+                    lambda: Indexer(database, poll_seconds=poll_seconds, layout=LAYOUT),
                     capacity=4,
                 )
                 for n in range(count)
@@ -119,6 +123,136 @@ async def until_keys(database: Database, expected: list[int]) -> None:
     with trio.fail_after(30):
         while await database.transact(look) != expected:  # noqa: ASYNC110  # the database has no events to wait for
             await trio.sleep(0.02)
+
+
+# -- volumes -------------------------------------------------------------------------------------------------------
+
+
+async def volumes(database: Database, project_no: int = 1) -> set[int]:
+    return await database.transact(lambda conn: stored_words.find_volumes(conn, project_no))
+
+
+async def until_volumes(database: Database, expected: set[int], project_no: int = 1) -> None:
+    with trio.fail_after(30):
+        while await volumes(database, project_no) != expected:  # noqa: ASYNC110  # the database has no events
+            await trio.sleep(0.02)
+
+
+async def test_a_volume_is_built_when_its_segments_are(database_url: str) -> None:
+    """Given three closed segments, then the first two are a volume, which tells in which of them a word or facet is."""
+    async with open_indexers(database_url) as (database, _):
+        await fill(database, 24)
+        await until_volumes(database, {0})
+        assert await holding(database, FIRST_VOLUME_KEY, b"word3") == {0}
+        assert await holding(database, FIRST_VOLUME_KEY, b"word1") == {0, 1}
+        assert await holding(database, FIRST_VOLUME_KEY, b"word15") == {1}
+        assert await holding(database, FIRST_VOLUME_KEY, b"word16") == set()
+        assert await holding(database, FIRST_VOLUME_KEY, facet(Facet.ACTOR_ID, "ada") + b"\0") == {0, 1}
+        assert await holding(database, FIRST_VOLUME_KEY, facet(Facet.ACTOR_ID, "ad") + b"\0") == set()
+        await fill(database, 8)
+        await until_volumes(database, {0, 1})
+
+
+async def test_a_volume_comes_in_as_many_pieces_as_it_takes(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given segments of hundreds of blocks that are merged seven at a time, then the volume has all of their words."""
+    monkeypatch.setattr(indexer, "MERGE_BLOCKS", 7)
+    notes = [" ".join(f"{n * 7919 % 16:x}{k:03}x{n}" for k in range(700)) for n in range(16)]
+    async with open_database(database_url) as database:
+        given = [(AT + n, an_event(metadata={"note": note})) for n, note in enumerate(notes)]
+        await database.transact(lambda conn: store(conn, 1, given, bits=BITS))
+        with Builder() as builder:
+            while await database.transact(lambda conn: index_next(conn, builder, LAYOUT)):
+                pass
+        assert await volumes(database) == {0}
+
+        def look(conn: psycopg.Connection[Any]) -> list[tuple[bytes, set[int]]]:
+            rows = conn.execute(
+                "SELECT block FROM word_blocks WHERE segment = %s ORDER BY first_word", (FIRST_VOLUME_KEY,)
+            ).fetchall()
+            assert len(rows) > 20
+            return [(word, blocks.lookup(block, word + b"\0")) for (block,) in rows for word in blocks.words(block)]
+
+        found = await database.transact(look)
+    expected: dict[bytes, set[int]] = {}
+    for position, (_, event) in enumerate(given):
+        for word in entries(orjson.dumps(event)):
+            expected.setdefault(word, set()).add(position >> BITS)
+    assert found == sorted(expected.items())
+
+
+async def test_several_build_no_volume_twice(database_url: str) -> None:
+    async with open_indexers(database_url, 3) as (database, _):
+        for project_no in (1, 2):
+            await fill(database, 8 * 8, project_no)
+        for project_no in (1, 2):
+            await until_volumes(database, {0, 1, 2, 3}, project_no)
+
+
+async def test_half_a_volume_leaves_nothing_in_the_child(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given blocks that cannot be read any further in the middle of a volume, then the child that has the first of them
+    is not used for the next one."""
+    monkeypatch.setattr(indexer, "MERGE_BLOCKS", 1)
+    real = stored_words.read_blocks
+
+    def broken(*args: Any) -> Iterable[tuple[int, bytes]]:
+        yield next(iter(real(*args)))
+        raise ZeroDivisionError
+
+    async with open_database(database_url) as database:
+        await fill(database, 16)
+        with Builder() as builder:
+            for _ in range(2):
+                await database.transact(lambda conn: index_next(conn, builder, LAYOUT))
+            monkeypatch.setattr(stored_words, "read_blocks", broken)
+            with pytest.raises(ZeroDivisionError):
+                await database.transact(lambda conn: index_next(conn, builder, LAYOUT))
+            assert builder._child is None
+            monkeypatch.setattr(stored_words, "read_blocks", real)
+            assert await database.transact(lambda conn: index_next(conn, builder, LAYOUT))
+        assert await volumes(database) == {0}
+        assert await holding(database, FIRST_VOLUME_KEY, b"shared") == {0, 1}
+
+
+async def test_a_volume_that_takes_too_long_is_left_alone(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a volume that hangs the child, then the segments, and the other volumes, get their turn."""
+    hanging = """
+import logstitch.search.blocks as module, time
+real = module.Merge.add
+def add(merge, position, payload):
+    if b"hang" in payload:
+        time.sleep(1000)
+    real(merge, position, payload)
+module.Merge.add = add
+serve("""
+    monkeypatch.setattr(indexer, "_CHILD", indexer._CHILD.replace("\nserve(", hanging))
+    tries: list[tuple[int, int]] = []
+    skip = Indexer._skip
+
+    def note(actor: Indexer, claim: Any) -> None:
+        skip(actor, claim)
+        tries.append((claim.project_no, claim.segment))
+
+    monkeypatch.setattr(Indexer, "_skip", note)
+    crashes: list[Crash] = []
+    async with open_database(database_url) as database, open_supervisor(on_crash=crashes.append) as supervisor:
+        given = events(16)
+        given[9] = (AT + 9, an_event(metadata={"note": "hang"}))
+        await database.transact(lambda conn: store(conn, 1, given, bits=BITS))
+        supervisor.start(
+            "indexer",
+            lambda: Indexer(database, poll_seconds=0.05, segment_seconds=2.0, layout=LAYOUT),
+            capacity=4,
+        )
+        with trio.fail_after(30):
+            while not tries:  # noqa: ASYNC110  # nothing to wait for
+                await trio.sleep(0.02)
+        await fill(database, 16)
+        await until_volumes(database, {1})
+    assert tries == [(1, FIRST_VOLUME_KEY)]
+    assert crashes == []
+
+
+# -- when it is woken, stopped, killed -----------------------------------------------------------------------------
 
 
 async def test_a_message_wakes_it(database_url: str) -> None:
@@ -198,7 +332,7 @@ async def test_it_stops_at_once_even_while_the_child_works(database_url: str, mo
         crashes: list[Crash] = []
         with trio.fail_after(15):
             async with open_supervisor(on_crash=crashes.append) as supervisor:
-                supervisor.start("indexer", lambda: Indexer(database, layout=Layout(BITS, 1)), capacity=4)
+                supervisor.start("indexer", lambda: Indexer(database, layout=LAYOUT), capacity=4)
                 while not await is_claimed(database):  # noqa: ASYNC110  # nor has a lock
                     await trio.sleep(0.01)
                 await supervisor.stop("indexer", deadline_seconds=10)
@@ -213,8 +347,8 @@ async def test_a_segment_that_takes_too_long_does_not_keep_the_others_waiting(
     child = indexer._CHILD
     hanging = """
 import logstitch.search.blocks as module, time
-real = module.words
-module.words = lambda body: time.sleep(1000) if b"hang" in body else real(body)
+real = module.entries
+module.entries = lambda body: time.sleep(1000) if b"hang" in body else real(body)
 serve("""
     monkeypatch.setattr(indexer, "_CHILD", child.replace("\nserve(", hanging))
     tries: list[tuple[int, int]] = []
@@ -230,7 +364,7 @@ serve("""
         given = events(24)
         given[9] = (AT + 9, an_event(metadata={"note": "hang"}))
         await database.transact(lambda conn: store(conn, 1, given, bits=BITS))
-        layout = Layout(BITS, 1)
+        layout = LAYOUT
         supervisor.start(
             "indexer",
             lambda: Indexer(database, poll_seconds=0.05, segment_seconds=2.0, layout=layout),
@@ -309,21 +443,20 @@ async def test_a_child_lives_no_longer_than_the_work(database_url: str, monkeypa
 
 
 def test_the_child_says_what_the_engine_says() -> None:
-    bodies = [one[1] for one in events(50)]
-    texts = [str(body).replace("'", '"').encode() for body in bodies]
+    texts = [orjson.dumps(event) for _, event in events(50)]
     with Builder() as builder:
         for _ in range(2):  # one child, two segments
-            assert list(builder.build(texts)) == list(blocks.build(map(words, texts)))
+            assert list(builder.build(texts)) == list(blocks.build(map(entries, texts)))
 
 
 def test_a_dead_child_is_an_error_and_the_next_one_is_new() -> None:
     with Builder() as builder:
-        list(builder.build([b"{}"]))
+        list(builder.build([BODY]))
         assert builder._child is not None
         builder._child.kill()
         with pytest.raises(BuilderDied):
-            list(builder.build([b'{"action":"a.b"}'] * 10_000))
-        assert len(list(builder.build([b'{"action":"a.b"}']))) == 1
+            list(builder.build([BODY] * 10_000))
+        assert len(list(builder.build([BODY]))) == 1
 
 
 def test_a_builder_that_was_killed_starts_no_other_child() -> None:
@@ -331,12 +464,12 @@ def test_a_builder_that_was_killed_starts_no_other_child() -> None:
     with Builder() as builder:
         builder.kill()
         with pytest.raises(BuilderDied):
-            builder.build([b"{}"])
+            builder.build([BODY])
 
 
 def test_what_goes_wrong_with_the_bodies_ends_the_child(database_url: str) -> None:
     def failing() -> Iterable[bytes]:
-        yield b"{}"
+        yield BODY
         raise ZeroDivisionError
 
     with Builder() as builder:
@@ -349,5 +482,5 @@ async def test_nothing_is_indexed_twice_in_one_transaction(database_url: str) ->
     async with open_database(database_url) as database:
         await fill(database, 16)
         with Builder() as builder:
-            done = [await database.transact(lambda conn: index_next(conn, builder, Layout(BITS, 1))) for _ in range(3)]
-        assert done == [True, True, False]
+            done = [await database.transact(lambda conn: index_next(conn, builder, LAYOUT)) for _ in range(4)]
+        assert done == [True, True, True, False]  # two segments, their volume

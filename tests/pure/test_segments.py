@@ -110,6 +110,20 @@ def test_parts_cover_their_segment(bits: int, segment: int, data: st.DataObject)
     assert {segment_of(seq, bits) for seq in layout.seqs(segment)} == {segment}
 
 
+def test_segments_are_taken_together_in_volumes() -> None:
+    layout = Layout()
+    assert [layout.volume(segment) for segment in (0, 31, 32, 609)] == [0, 0, 1, 19]
+    assert layout.segments(1) == range(32, 64)
+
+
+@given(volume_bits=st.integers(0, 6), segment=st.integers(0, 2**30 - 1))
+def test_volumes_cover_their_segments_and_have_keys_of_their_own(volume_bits: int, segment: int) -> None:
+    layout = Layout(3, 1, volume_bits)
+    assert segment in layout.segments(volume := layout.volume(segment))
+    assert len(layout.segments(volume)) == 2**volume_bits
+    assert layout.volume_key(volume) >= 2**30 > segment
+
+
 def test_steps_grow_while_they_are_quick() -> None:
     steps = Steps(most=20)
     sizes = []

@@ -21,7 +21,7 @@ from psycopg.rows import TupleRow
 from logstitch.actors.indexer import Builder, index_next
 from logstitch.actors.messages import EventFilter, Order, Position
 from logstitch.actors.reader import list_events
-from logstitch.search.segments import SEGMENT_BITS, SEGMENT_EVENTS
+from logstitch.search.segments import SEGMENT_BITS, SEGMENT_EVENTS, Layout
 from logstitch.store import queries, reading
 from tests.support.postgres import Databases
 from tests.support.stored import AT, an_event, request, store
@@ -30,6 +30,8 @@ pytestmark = pytest.mark.slow
 
 EVENTS = 6 * SEGMENT_EVENTS + 2000
 """In the project that is read: six closed segments and the beginning of one."""
+LAYOUT = Layout(volume_bits=1)
+"""Volumes of two segments, so there are three."""
 LATE_MS = 20_000
 RARE = 10
 """Events that a rare value has."""
@@ -132,7 +134,7 @@ def filled(databases: Databases, migrated_template: str) -> Iterator[str]:
                 store(conn, 2, given[start : start + 20_000], chance=chance)
             store(conn, 3, given[:3000], chance=chance)
             conn.commit()
-            while index_next(conn, builder):
+            while index_next(conn, builder, LAYOUT):
                 conn.commit()
         with psycopg.connect(url, autocommit=True) as conn:
             conn.execute("SELECT gin_clean_pending_list('events_facets')")
@@ -152,7 +154,8 @@ def explain(
 ) -> tuple[Plans, int]:
     """What a page costs, and how many events it has."""
     ExplainingCursor.plans = plans = Plans()
-    page = list_events(conn, request(wanted, project_no=project_no, order=order, limit=PAGE, after=after), budget=1e9)
+    asked = request(wanted, project_no=project_no, order=order, limit=PAGE, after=after)
+    page = list_events(conn, asked, budget=1e9, layout=LAYOUT)
     conn.rollback()
     return plans, len(page.bodies)
 
@@ -160,10 +163,11 @@ def explain(
 MIDDLE = Position(AT + EVENTS // 2, UUID(int=0))
 ALWAYS = {"events_pkey", "segments_pkey"}
 WALK = ALWAYS | {"events_time"}
-FACETS = WALK | {"events_facets"}
+VOLUMES = {"volumes_pkey", "word_blocks_pkey"}
+FACETS = WALK | VOLUMES | {"events_facets"}
 ACTIONS = {"project_actions_pkey"}
 TENANT = ALWAYS | {"events_tenant_time", "tenants_project_no_tenant_id_key"}
-WORDS = WALK | {"word_blocks_pkey"}
+WORDS = WALK | VOLUMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +204,7 @@ CASES = {
     "target type, rare": Case(EventFilter(target_type="safe"), FACETS, WALKED + 100),
     "tenant and action, frequent": Case(EventFilter(tenant_id="big", action="doc.viewed"), TENANT, WALKED + PAGE_ROWS),
     "tenant and action, mid": Case(
-        EventFilter(tenant_id="big", action="auth.login"), TENANT | {"events_facets"}, WALKED + 800
+        EventFilter(tenant_id="big", action="auth.login"), TENANT | VOLUMES | {"events_facets"}, WALKED + 800
     ),
     "tenant and action, small": Case(EventFilter(tenant_id="t7", action="auth.login"), TENANT, WALKED),
     "search, frequent": Case(EventFilter(words=(b"common",)), WORDS, 3 * PAGE + 1000),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from logstitch.actors.reader import MOST_ACTIONS, list_events
 from logstitch.search import pages
 from logstitch.search.segments import Layout
 from logstitch.search.terms import query_words
-from logstitch.store import reading
+from logstitch.store import reading, words
 from logstitch.store.database import Connection
 from logstitch.times import MAX_MS, MIN_MS
 from tests.support.stored import AT, an_event, matching, request, store
@@ -30,10 +31,15 @@ def conn(database_url: str) -> Iterator[Connection]:
         yield connection
 
 
+def layout_of(bits: int) -> Layout:
+    """Parts of two events, and volumes of two segments."""
+    return Layout(bits, min(bits, 1), 1)
+
+
 def index_all(conn: Connection, bits: int = BITS, *, most: int = 1000) -> int:
-    """Build the word blocks of closed segments; how many that were."""
+    """Build the word blocks of closed segments, then of volumes, then of parts; how many that were."""
     with Builder() as builder:
-        return next((n for n in range(most) if not index_next(conn, builder, Layout(bits, min(bits, 1)))), most)
+        return next((n for n in range(most) if not index_next(conn, builder, layout_of(bits))), most)
 
 
 def read_all(
@@ -44,7 +50,7 @@ def read_all(
     after: Position | None = None
     while True:
         page = list_events(
-            conn, request(wanted, order=order, limit=limit, after=after), layout=Layout(bits, min(bits, 1)), **options
+            conn, request(wanted, order=order, limit=limit, after=after), layout=layout_of(bits), **options
         )
         assert len(page.bodies) <= limit
         bodies += page.bodies
@@ -149,7 +155,10 @@ def check_against_looking_at_every_event(conn: Connection, seed: int) -> None:
     chance = random.Random(seed)
     stored = store(conn, 1, random_events(chance, chance.randrange(1, 150)), bits=BITS, chance=chance)
     store(conn, 2, random_events(chance, 40), bits=BITS, chance=chance)  # somebody else's
-    index_all(conn, most=chance.choice([0, 3, 1000]))  # none, some or all of the closed segments have word blocks
+    # None, some or all of the closed segments have word blocks, and so have volumes and parts; and of what came later.
+    index_all(conn, most=chance.choice([0, 3, 20, 1000]))
+    stored += store(conn, 1, random_events(chance, chance.randrange(60)), bits=BITS, chance=chance)
+    index_all(conn, most=chance.choice([0, 1, 5, 1000]))
     for _ in range(40):
         wanted, order, limit = random_filter(chance), chance.choice(list(Order)), chance.choice([1, 3, 10, 100])
         expected = [one.body for one in matching(stored, wanted, order)]
@@ -171,6 +180,7 @@ def short_walks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "SCAN_EVENTS", 2)
     monkeypatch.setattr(pages, "VERIFY_EVENTS", 2)
     monkeypatch.setattr(pages, "FEW_CANDIDATES", 1)
+    monkeypatch.setattr(words, "FETCH_BLOCKS", 2)
 
 
 @pytest.mark.usefixtures("short_walks")
@@ -189,7 +199,7 @@ def test_a_search_that_runs_out_of_time_goes_on_where_it_stopped(
     """Given a clock that moves on by a second at each look, then pages are short, and together they are complete."""
     chance = random.Random(seed)
     stored = store(conn, 1, random_events(chance, 100), bits=BITS, chance=chance)
-    index_all(conn, most=6)
+    index_all(conn, most=14)  # the 12 closed segments and two volumes
     ticks = iter(range(10**9))
     monkeypatch.setattr("logstitch.actors.reader.time.monotonic", lambda: float(next(ticks)))
     for wanted in (
@@ -242,7 +252,7 @@ def test_another_project_is_never_read(conn: Connection) -> None:
         EventFilter(words=(b"secret",)),
         EventFilter(start_ms=AT + 1),
     ):
-        assert list_events(conn, request(wanted), layout=Layout(BITS, 1)) == EventPage((), None)
+        assert list_events(conn, request(wanted), layout=layout_of(BITS)) == EventPage((), None)
 
 
 HOSTILE = [
@@ -265,10 +275,12 @@ HOSTILE = [
 
 
 @pytest.mark.usefixtures("short_walks")
-def test_any_text_is_found_exactly(conn: Connection) -> None:
-    """Whatever a value holds, it finds its own event through the inverted index and no other's."""
+@pytest.mark.parametrize("indexed", [0, 1000])
+def test_any_text_is_found_exactly(conn: Connection, indexed: int) -> None:
+    """Whatever a value holds, it finds its own event through volumes and the inverted index and no other's."""
     given = [(AT + n, an_event(actor={"id": text, "type": "user"})) for n, text in enumerate(HOSTILE)]
     stored = store(conn, 1, given, bits=BITS)
+    index_all(conn, most=indexed)
     for text, one in zip(HOSTILE, stored, strict=True):
         assert read_all(conn, EventFilter(actor_id=text)) == [one.body], text
 
@@ -322,7 +334,7 @@ def test_a_page_ends_before_its_bodies_are_too_many(
     given[4:4] = [(AT + 4, an_event(metadata={"n": "report " * 200_000}))]  # more than a page alone
     stored = store(conn, 1, given, bits=BITS)
     wanted = EventFilter(words=words)
-    first = list_events(conn, request(wanted, order=order, limit=100), layout=Layout(BITS, 1))
+    first = list_events(conn, request(wanted, order=order, limit=100), layout=layout_of(BITS))
     assert len(first.bodies) == 3
     assert first.next is not None
     if not words:
@@ -358,13 +370,50 @@ def test_the_time_is_looked_at_after_every_body(
         after: Position | None = None
         while True:
             began = now[0]
-            page = list_events(conn, request(wanted, order=order, after=after), layout=Layout(BITS, 1), budget=4)
+            page = list_events(conn, request(wanted, order=order, after=after), layout=layout_of(BITS), budget=4)
             assert now[0] - began <= 5
             bodies += page.bodies
             if page.next is None:
                 break
             after = page.next
         assert bodies == expected
+
+
+@pytest.mark.usefixtures("short_walks")
+@pytest.mark.parametrize("order", list(Order))
+@pytest.mark.parametrize("target", ["rare", "nowhere"])
+def test_the_time_is_looked_at_after_every_look_into_volumes(
+    conn: Connection, monkeypatch: pytest.MonkeyPatch, order: Order, target: str
+) -> None:
+    """Given looks that take a second each, and five of them to ask all 64 volumes, then it takes several pages."""
+    now = [0.0]
+    find_exact = words.find_exact_blocks
+
+    def slow(*args: Any) -> Any:
+        now[0] += 1
+        return find_exact(*args)
+
+    monkeypatch.setattr(words, "find_exact_blocks", slow)
+    monkeypatch.setattr("logstitch.actors.reader.time.monotonic", lambda: now[0])
+    rare = an_event(target={"id": "rare", "type": "document"})
+    given = [(AT + n, rare if n in (60, 100, 200) else an_event()) for n in range(256)]
+    stored = store(conn, 1, given, bits=1)
+    index_all(conn, bits=1)
+    bodies: list[str] = []
+    after: Position | None = None
+    count = 0
+    while True:
+        count += 1
+        began = now[0]
+        asked = request(EventFilter(target_id=target), order=order, after=after)
+        page = list_events(conn, asked, layout=layout_of(1), budget=1.5)
+        assert now[0] - began <= 2
+        bodies += page.bodies
+        if page.next is None:
+            break
+        after = page.next
+    assert count > 1
+    assert bodies == [one.body for one in matching(stored, EventFilter(target_id=target), order)]
 
 
 @pytest.mark.parametrize("order", list(Order))
@@ -376,7 +425,7 @@ def test_events_that_arrive_between_pages_displace_none(conn: Connection, order:
     seen: list[str] = []
     after: Position | None = None
     while True:
-        page = list_events(conn, request(wanted, order=order, limit=3, after=after), layout=Layout(BITS, 1))
+        page = list_events(conn, request(wanted, order=order, limit=3, after=after), layout=layout_of(BITS))
         seen += page.bodies
         if page.next is None:
             break
@@ -387,6 +436,52 @@ def test_events_that_arrive_between_pages_displace_none(conn: Connection, order:
     assert len(set(seen)) == len(seen)
     old = {one.body for one in before}
     assert [body for body in seen if body in old] == [one.body for one in matching(before, wanted, order)]
+
+
+@pytest.mark.usefixtures("short_walks")
+@pytest.mark.parametrize("order", list(Order))
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        (EventFilter(target_id="rare"), 1),
+        (EventFilter(target_id="nowhere"), 0),
+        (EventFilter(action="rare.*"), 1),
+        (EventFilter(words=(b"hippo",)), 1),
+        (EventFilter(words=(b"nowhere",)), 0),
+    ],
+)
+def test_segments_that_their_volumes_leave_out_are_not_looked_into(
+    conn: Connection, monkeypatch: pytest.MonkeyPatch, wanted: EventFilter, found: int, order: Order
+) -> None:
+    """Given 256 events in 128 segments, all in volumes, and a value that one event has, then the first segment is
+    looked into, since the value might have been frequent, and the one that has it. The volumes are asked in five steps.
+    """
+    rare = an_event(action="rare.one", target={"id": "rare", "type": "document"}, metadata={"n": "hippopotamus"})
+    store(conn, 1, [(AT + n, rare if n == 100 else an_event(metadata={"n": f"w{n}"})) for n in range(256)], bits=1)
+    index_all(conn, bits=1)
+    looked: list[int] = []
+    asked: list[int] = []
+    find_having, find_blocks, find_exact = reading.find_having, words.find_blocks, words.find_exact_blocks
+
+    def having(*args: Any) -> Any:
+        looked.append(len(set(re.findall(r"'1\.([0-9a-f]+):", args[4]))))
+        return find_having(*args)
+
+    def blocks(conn: Connection, project_no: int, keys: Any, prefix: bytes, *, most: int | None = None) -> Any:
+        (looked if most is None else asked).append(len(keys))
+        return find_blocks(conn, project_no, keys, prefix, most=most)
+
+    def exact(conn: Connection, project_no: int, keys: Any, lexemes: Any) -> Any:
+        asked.append(len(keys))
+        return find_exact(conn, project_no, keys, lexemes)
+
+    monkeypatch.setattr(reading, "find_having", having)
+    monkeypatch.setattr(words, "find_blocks", blocks)
+    monkeypatch.setattr(words, "find_exact_blocks", exact)
+    page = list_events(conn, request(wanted, order=order), layout=layout_of(1))
+    assert len(page.bodies) == found
+    assert looked == [1] * (1 + found)
+    assert asked == [1, 4, 16, 32, 11]
 
 
 @pytest.mark.usefixtures("short_walks")
