@@ -11,6 +11,7 @@ import gc
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -29,6 +30,7 @@ from logstitch.actors.health import ActorHealth, ActorState
 from logstitch.actors.indexer import Indexer
 from logstitch.actors.ingest import Ingest
 from logstitch.actors.keyring import KeyRing
+from logstitch.actors.laboratory import Laboratory
 from logstitch.actors.organizations import Organizations
 from logstitch.actors.reader import Reader
 from logstitch.actors.redaction import Redaction
@@ -41,12 +43,16 @@ from logstitch.http.server import ServerLimits
 from logstitch.http.server import serve as serve_http
 from logstitch.http.services import Services
 from logstitch.ids import UlidMint
-from logstitch.redaction.engine import RuleSet
+from logstitch.search.segments import Layout
 from logstitch.store.bootstrap import Bootstrap, bootstrap
-from logstitch.store.database import Database, connections_for_us, open_database
-from logstitch.store.embedded import default_data_dir, open_embedded_postgres, why_not_running
+from logstitch.store.cluster.home import default_data_dir
+from logstitch.store.cluster.server_log import why_not_running
+from logstitch.store.connections import connections_for_us
+from logstitch.store.database import Database, open_database
+from logstitch.store.embedded import open_embedded_postgres
 from logstitch.store.migrations import migrate
 from logstitch.store.projects import service_secret
+from logstitch.store.words import count_backlog
 
 log = structlog.get_logger(__name__)
 
@@ -58,10 +64,14 @@ EXIT_GRACE_SECONDS = 8.0
 """Beyond the drain's own deadlines, for the pool and for what is slow to be cancelled; then the process just exits."""
 EXIT_OVERDUE = 75
 """Exit status of a process that did not end in time (EX_TEMPFAIL of sysexits.h)."""
-GC_THRESHOLD = 50_000
+GC_THRESHOLD = 200_000
 """Containers made and not freed before the garbage collector looks for cycles among them."""
+SWITCH_SECONDS = 0.0005
+"""How long a thread runs on while another one waits for the interpreter's lock."""
 LAG_SECONDS = 0.25
 """Between two measurements of how late the event loop is."""
+BACKLOG_SECONDS = 15.0
+"""Between two counts of what waits for the word index."""
 MIGRATE_RETRY_SECONDS = 1.0
 """Between two attempts to prepare a database that is away."""
 
@@ -73,6 +83,7 @@ KEYRING_MAILBOX = 1024
 ORGANIZATIONS_MAILBOX = 256
 READER_MAILBOX = 128
 INDEXER_MAILBOX = 16
+LABORATORY_MAILBOX = 16
 REDACTION_MAILBOX = 64
 INGEST_MAILBOX = 256
 
@@ -147,6 +158,7 @@ async def run(
     Returns the exit status: 0 after a drain that came to its end, 1 after one that was cut short.
     """
     _tune_collector()
+    _tune_threads()
     async with (
         open_database(url, pool_size=settings.pool_size) as database,
         open_supervisor(drain_seconds=ACTORS_DRAIN_SECONDS) as supervisor,
@@ -165,7 +177,7 @@ class Process:
         self._supervisor = supervisor
         self._embedded = embedded
         self._draining = False
-        self._prepared = False
+        self._prepared = trio.Event()
         self._database_problems: tuple[str, ...] = NOT_LOOKED
         self._database_started_at: float | None = None
         self._told: frozenset[str] | None = None
@@ -185,7 +197,7 @@ class Process:
     def not_ready(self) -> Sequence[Detail]:
         """Why no traffic should come here; empty when it may."""
         problems = [Detail("database", problem) for problem in self._database_problems]
-        if not self._prepared:
+        if not self._prepared.is_set():
             problems.append(Detail("database", "The schema is not prepared yet."))
         if self._draining:
             problems.append(Detail("process", "The process is shutting down."))
@@ -210,7 +222,7 @@ class Process:
         drain = trio.Event()
         serve = partial(
             serve_http,
-            limits=ServerLimits(),
+            limits=ServerLimits(max_connections_per_address=self._settings.connections_per_address),
             drain=drain,
             drain_seconds=self._settings.drain_seconds,
             refusal=refusal,
@@ -221,6 +233,7 @@ class Process:
                 nursery.start_soon(self._obey, signals, drain, nursery.cancel_scope)
                 nursery.start_soon(self._watch_database)
                 nursery.start_soon(_measure_lag)
+                nursery.start_soon(self._measure_backlog)
                 nursery.start_soon(self._prepare, url, on_ready)
                 async with trio.open_nursery() as servers:
                     ops_server = await servers.start(serve, create_ops_app(self), ops)
@@ -265,9 +278,21 @@ class Process:
             self._tell_readiness()
             await trio.sleep(CHECK_SECONDS)
 
+    async def _measure_backlog(self) -> None:
+        await self._prepared.wait()
+        layout = Layout()
+        while True:
+            with suppress(DatabaseUnavailable):
+                metrics.WORDS_BACKLOG.set(
+                    await self._database.transact(
+                        lambda conn: count_backlog(conn, layout.bits, layout.part_bits), read_only=True
+                    )
+                )
+            await trio.sleep(BACKLOG_SECONDS)
+
     def _tell_readiness(self) -> None:
         """Log a change of readiness, or of what is not well; the sentences themselves change too often."""
-        if self._database_problems is NOT_LOOKED or not (self._prepared or self._database_problems):
+        if self._database_problems is NOT_LOOKED or not (self._prepared.is_set() or self._database_problems):
             return  # a start without trouble
         reasons = self.not_ready()
         fields = frozenset(reason.field for reason in reasons)
@@ -294,14 +319,19 @@ class Process:
                 log.warning("service.database_away", reason=error.message)
                 await trio.sleep(MIGRATE_RETRY_SECONDS)
         self._app = create_app(self._start_actors(cursor_key))
-        self._prepared = True
+        self._prepared.set()
         self._tell_readiness()
         on_ready(first)
 
     def _start_actors(self, cursor_key: bytes) -> Services:
         """Start the actors. They stop in reverse order: who sends stops before who is sent to."""
         start, database, mint = self._supervisor.start, self._database, UlidMint()
-        redaction = Directory(self._supervisor, "redaction", lambda _: Redaction(RuleSet()), capacity=REDACTION_MAILBOX)
+        redaction = Directory(
+            self._supervisor,
+            "redaction",
+            lambda project_no: Redaction(database, project_no, mint),
+            capacity=REDACTION_MAILBOX,
+        )
         ingest = Directory(
             self._supervisor,
             "ingest",
@@ -313,7 +343,9 @@ class Process:
             keyring=start("keyring", lambda: KeyRing(database), capacity=KEYRING_MAILBOX),
             organizations=start("organizations", lambda: Organizations(database), capacity=ORGANIZATIONS_MAILBOX),
             events_in=ingest,
+            redaction=redaction,
             reader=start("reader", lambda: Reader(database), capacity=READER_MAILBOX),
+            laboratory=start("laboratory", lambda: Laboratory(database), capacity=LABORATORY_MAILBOX),
             cursor_key=cursor_key,
         )
 
@@ -335,6 +367,15 @@ def _tune_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 20, 20)
+
+
+def _tune_threads() -> None:
+    """Have a busy event loop give way to the thread of a transaction sooner.
+
+    A transaction waits for the server a dozen times and after each for the interpreter's lock; at the default of 5 ms
+    that was most of the time it took under load.
+    """
+    sys.setswitchinterval(SWITCH_SECONDS)
 
 
 def _exit_within(seconds: float) -> None:

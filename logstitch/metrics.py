@@ -6,6 +6,7 @@ which there is no end. What is labelled is looked up once and kept, because ``la
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
@@ -52,6 +53,19 @@ EVENTS_REPLAYED: Final = Counter(
 VALUES_REDACTED: Final = Counter(
     "logstitch_values_redacted_total", "Field values that redaction changed.", registry=REGISTRY
 )
+WORDS_BACKLOG: Final = Gauge(
+    "logstitch_words_backlog_events",
+    "Events of the whole database that wait for the word index; searches read them one by one until then.",
+    registry=REGISTRY,
+)
+
+REDACTIONS: Final = Counter(
+    "logstitch_redactions_total",
+    "Values that a redaction rule changed, by rule: a built-in's id, or custom; also in events that were not stored in "
+    "the end, and once for each rule that changed a value.",
+    ("rule",),
+    registry=REGISTRY,
+)
 
 LOOP_LAG_SECONDS: Final = Histogram(
     "logstitch_loop_lag_seconds",
@@ -78,3 +92,14 @@ def answered(method: str, route: str, status: int, seconds: float) -> None:
     count, duration = _children(method_label(method), route, status)
     count.inc()
     duration.observe(seconds)
+
+
+def redacted(rule_ids: Iterable[str]) -> None:
+    """Count what these rules have changed; of custom ones there is no end, so they count together."""
+    for rule_id in rule_ids:
+        _redactions(rule_id if rule_id.startswith("builtin_") else "custom").inc()
+
+
+@lru_cache(maxsize=16)
+def _redactions(rule: str) -> Counter:
+    return REDACTIONS.labels(rule)

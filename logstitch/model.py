@@ -49,6 +49,10 @@ ActorTypeName = Literal["user", "api_key", "service", "system"]
 CATEGORIES: Final[tuple[str, ...]] = get_args(CategoryName)
 ACTOR_TYPES: Final[tuple[str, ...]] = get_args(ActorTypeName)
 
+RESERVED_TENANT: Final = "$logstitch"
+"""Whom the events are about that the service records itself, about a project's own settings. Clients read them as any
+other and cannot send any."""
+
 ACTION_PATTERN: Final = r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+$"
 
 
@@ -155,7 +159,14 @@ class EventIn(TypedDict):
     actor: ActorIn
     tenant_id: Annotated[
         str,
-        Field(min_length=1, max_length=256, description="Which customer of yours this concerns", examples=["acme"]),
+        Field(
+            min_length=1,
+            max_length=256,
+            description="Which customer of yours this concerns. `$logstitch` is reserved: under it the service records "
+            "changes of the project's own settings",
+            examples=["acme"],
+            json_schema_extra={"not": {"const": RESERVED_TENANT}},
+        ),
     ]
     target: NotRequired[TargetIn]
     context: NotRequired[ContextIn]
@@ -227,40 +238,50 @@ def validate_events(parsed: object, *, now_ms: int) -> tuple[IncomingEvent, ...]
         fitting = EVENTS.validate_python(batch, context={"now_ms": now_ms})
     except ValidationError as error:
         details = _details_of_batch(error, batch)
-        details += _metadata_details(batch)
+        details += _details_beyond_schema(batch)
         details.sort(key=lambda detail: int(detail.field.partition(".")[0]))  # Stable: only brings items together.
         if batch is not parsed:
             details = [Detail(detail.field.partition(".")[2], detail.message) for detail in details]
         raise InvalidRequest(details=details) from None
     events = []
-    crowded = False
+    suspicious = False
     for raw, checked in zip(batch, fitting, strict=True):
         # Most metadata is far smaller than it may be, and has fewer brackets than it may be deep. Only canonical form
         # counts, and can be longer than this one by the zeros of its floats: hence the wide margin.
         if (metadata := raw.get("metadata")) is not None:
             text = orjson.dumps(metadata)
             if len(text) > MAX_METADATA_BYTES // 8 or text.count(b"{") + text.count(b"[") > MAX_METADATA_DEPTH:
-                crowded = True
+                suspicious = True
+        if raw["tenant_id"] == RESERVED_TENANT:
+            suspicious = True
         occurred_at: Any = checked.get("occurred_at")  # The validator has made milliseconds of it.
         events.append(IncomingEvent(raw, occurred_at))
-    if crowded and (details := _metadata_details(batch)):
+    if suspicious and (details := _details_beyond_schema(batch)):
         if batch is not parsed:
             details = [Detail(detail.field.partition(".")[2], detail.message) for detail in details]
         raise InvalidRequest(details=details)
     return tuple(events)
 
 
-def _metadata_details(batch: list[Any]) -> list[Detail]:
+def metadata_error(metadata: object) -> str | None:
     """What the schema cannot say of metadata."""
+    if type(metadata) is dict:
+        if _deeper_than(metadata, MAX_METADATA_DEPTH):
+            return f"Must be at most {MAX_METADATA_DEPTH} levels deep"
+        if len(canonical(metadata)) > MAX_METADATA_BYTES:
+            return f"Must be at most {MAX_METADATA_BYTES} bytes of canonical JSON"
+    return None
+
+
+def _details_beyond_schema(batch: list[Any]) -> list[Detail]:
+    """What the schema cannot say, or not as cheaply."""
     details = []
     for index, event in enumerate(batch):
-        metadata = event.get("metadata") if type(event) is dict else None
-        if type(metadata) is not dict:
-            continue
-        if _deeper_than(metadata, MAX_METADATA_DEPTH):
-            details.append(Detail(f"{index}.metadata", f"Must be at most {MAX_METADATA_DEPTH} levels deep"))
-        elif len(canonical(metadata)) > MAX_METADATA_BYTES:
-            details.append(Detail(f"{index}.metadata", f"Must be at most {MAX_METADATA_BYTES} bytes of canonical JSON"))
+        if type(event) is dict:
+            if event.get("tenant_id") == RESERVED_TENANT:
+                details.append(Detail(f"{index}.tenant_id", "Reserved"))
+            if (message := metadata_error(event.get("metadata"))) is not None:
+                details.append(Detail(f"{index}.metadata", message))
     return details
 
 

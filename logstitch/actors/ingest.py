@@ -1,14 +1,15 @@
 """Ingest: one actor a project, a preparer and a committer: the next group is prepared while one transaction commits.
 
 The answer to a request is given right after its commit, with no checkpoint between. A group that fails for a reason
-of its own is tried again one request at a time, so that one bad request never takes others with it.
+of its own is tried again one request at a time, so that one bad request never takes others with it. A request whose
+redaction rules changed while it waited is redacted and tried again, so that it never meets half of a change.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -17,10 +18,10 @@ import structlog
 import trio
 
 from logstitch.actors.mailbox import Envelope, KeyedAsks, Mailbox
-from logstitch.actors.messages import Accepted, RedactEvents, SubmitEvents
+from logstitch.actors.messages import Accepted, Redacted, RedactEvents, SubmitEvents
 from logstitch.errors import DatabaseUnavailable, LogStitchError, Unavailable
 from logstitch.ids import UlidMint
-from logstitch.recording.commit import GroupCommit, Outcome, PreparedBatch, Recorded
+from logstitch.recording.commit import GroupCommit, Outcome, PreparedBatch, Recorded, StaleRules
 from logstitch.recording.preparation import Preparation
 from logstitch.store import projects
 from logstitch.store.database import Connection, Database
@@ -52,8 +53,8 @@ QUEUE_SECONDS = 1.5
 and costs nothing more, so that under overload the others are answered in time."""
 OUTAGE_SECONDS = 1.0
 """A commit that took longer was held through an outage; what queued up behind it is not refused for its age."""
-REDACT_SECONDS = 5.0
-"""How long redaction of what was taken may take."""
+REDACT_SECONDS = 9.0
+"""How long redaction of what was taken may take; its rules may have to be read first, through an outage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +118,25 @@ class Ingest:
             return
         try:
             preparation = await self._get_preparation()
-            requests = [envelope.message for envelope in envelopes]
-            incoming = [event for request in requests for event in request.events]
-            redacted = await self._redaction.ask(self._project_no, RedactEvents(incoming), timeout=REDACT_SECONDS)
+            redacted = await self._redact(envelopes)
         except LogStitchError as error:
             for envelope in envelopes:
                 envelope.refuse(error)
             return
+        await self._prepare(preparation, envelopes, redacted, self._enqueue)
+
+    async def _redact(self, envelopes: Sequence[Envelope[SubmitEvents]], version: int | None = None) -> Redacted:
+        requests = [envelope.message.events for envelope in envelopes]
+        return await self._redaction.ask(self._project_no, RedactEvents(requests, version), timeout=REDACT_SECONDS)
+
+    async def _prepare(
+        self,
+        preparation: Preparation,
+        envelopes: Sequence[Envelope[SubmitEvents]],
+        redacted: Redacted,
+        put: Callable[[_Work], Awaitable[None]],
+    ) -> None:
+        """Encode what redaction has left of the requests, one after the other, and ``put`` each where it belongs."""
         start = 0
         turn = trio.current_time()
         for envelope in envelopes:
@@ -147,8 +160,10 @@ class Ingest:
                     await trio.lowlevel.checkpoint()
                     turn = trio.current_time()
             redacted_count = sum(len(fields) for fields in changes)
-            batch = PreparedBatch(prepared, request.batch, request.received_at_ms, redacted_count, request.daily_limit)
-            await self._enqueue(_Work(envelope, batch))
+            batch = PreparedBatch(
+                prepared, request.batch, request.received_at_ms, redacted_count, request.daily_limit, redacted.version
+            )
+            await put(_Work(envelope, batch))
 
     async def _get_preparation(self) -> Preparation:
         if self._preparation is None:
@@ -192,6 +207,13 @@ class Ingest:
         return group
 
     async def _commit(self, group: Sequence[_Work]) -> None:
+        while group:
+            stale, version = await self._store(group)
+            group = await self._redact_again(stale, version)
+
+    async def _store(self, group: Sequence[_Work]) -> tuple[list[_Work], int | None]:
+        """Store the group in one transaction and answer its requests; those that were redacted by rules that hold no
+        more are returned instead, with the version of those that do."""
         batches = [work.batch for work in group]
 
         def store(conn: Connection) -> list[Outcome]:
@@ -204,24 +226,56 @@ class Ingest:
             self._group_commit.settle(committed=False)
             for work in group:
                 work.envelope.refuse(error)
-            return
+            return [], None
         except Exception as error:
             self._group_commit.settle(committed=False)
             if len(group) > 1:
                 log.warning("ingest.group_failed", project_no=self._project_no, requests=len(group))
                 for work in group:
                     await self._commit([work])
-                return
+                return [], None
             log.error("ingest.request_failed", project_no=self._project_no, error=type(error).__name__)
             group[0].envelope.refuse(error)
-            return
+            return [], None
         finally:
             if trio.current_time() - began > OUTAGE_SECONDS:
                 self._outage_ended = trio.current_time()
         # From here to the last answer there is no checkpoint: what is committed is answered.
         self._group_commit.settle(committed=True)
+        stale: list[_Work] = []
+        version: int | None = None
         for work, outcome in zip(group, outcomes, strict=True):
-            if isinstance(outcome, Recorded):
-                work.envelope.reply(Accepted(outcome.ids, outcome.redacted_count, outcome.replays))
+            match outcome:
+                case Recorded(ids, redacted_count, replays):
+                    work.envelope.reply(Accepted(ids, redacted_count, replays))
+                case StaleRules():
+                    stale.append(work)
+                    version = outcome.version
+                case _:
+                    work.envelope.refuse(outcome)
+        return stale, version
+
+    async def _redact_again(self, stale: Sequence[_Work], version: int | None) -> list[_Work]:
+        """The requests as the newer rules leave them; each for as long as somebody waits for it."""
+        envelopes = []
+        for work in stale:
+            if work.envelope.abandoned:
+                work.envelope.refuse(Unavailable("Nobody waits for this any more."))
             else:
-                work.envelope.refuse(outcome)
+                envelopes.append(work.envelope)
+        if not envelopes:
+            return []
+        again: list[_Work] = []
+
+        async def put(work: _Work) -> None:
+            again.append(work)
+
+        try:
+            preparation = await self._get_preparation()
+            redacted = await self._redact(envelopes, version)
+        except LogStitchError as error:
+            for envelope in envelopes:
+                envelope.refuse(error)
+            return []
+        await self._prepare(preparation, envelopes, redacted, put)
+        return again

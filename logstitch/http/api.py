@@ -17,7 +17,7 @@ import structlog
 
 from logstitch import metrics
 from logstitch.errors import LogStitchError, Unavailable
-from logstitch.http import docs, events, keys, openapi, ops, projects
+from logstitch.http import docs, events, keys, laboratory, openapi, ops, projects, redaction
 from logstitch.http.bodies import ClientGone, Receive
 from logstitch.http.endpoints import Endpoint
 from logstitch.http.errors import reply_to
@@ -153,7 +153,13 @@ async def _lifespan(receive: Receive, send: Send) -> None:
 
 def create_app(services: Services) -> App:
     """The app of the public address."""
-    documented = (*events.endpoints(services), *keys.endpoints(services), *projects.endpoints(services))
+    documented = (
+        *events.endpoints(services),
+        *redaction.endpoints(services),
+        *laboratory.endpoints(services),
+        *keys.endpoints(services),
+        *projects.endpoints(services),
+    )
     document = openapi.document(documented)
     endpoints = (*documented, *openapi.endpoints(document), *docs.endpoints(document))
     return App(endpoints, Pipeline(services.limits, services), services.now_ms)

@@ -21,7 +21,7 @@ from uuid import UUID
 
 import orjson
 
-from logstitch.actors.messages import EventFilter, Order, Page, Position, Project
+from logstitch.actors.messages import EventFilter, Order, Page, Position, Project, RuleDraft
 from logstitch.errors import InvalidRequest
 
 _SEAL_BYTES = 18
@@ -43,6 +43,12 @@ class Listing:
         """A project's events."""
         wanted = {name: getattr(filter, name) for name in EventFilter.__slots__ if name != "words"}
         return cls._of("events", [project.id], wanted, [word.decode() for word in filter.words], order)
+
+    @classmethod
+    def of_trial(cls, project: Project, rule: RuleDraft, start_ms: int | None, end_ms: int | None) -> Listing:
+        """The events that a rule is tried on. Its name and whether it is enabled make no difference to them."""
+        what = [rule.type, rule.pattern, rule.fields, rule.behavior]
+        return cls._of("redaction trial", [project.id], what, start_ms, end_ms)
 
     @classmethod
     def of_rows(cls, resource: str, owner: Sequence[UUID | None]) -> Listing:

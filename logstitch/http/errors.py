@@ -2,11 +2,15 @@
 
 An error without a row is a defect of ours: 500, and a line in the log with its type and the places it passed. Its text
 is neither shown nor logged, since nobody wrote it for the caller.
+
+What names a bad field may be what somebody sent: a field that is not known, a piece of a pattern. Error bodies go to
+consoles and other people's logs, so it is shown only as far as it holds nothing that redaction would remove.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
@@ -19,6 +23,9 @@ from logstitch.errors import Detail, LogStitchError
 from logstitch.http.responses import Headers, Reply
 from logstitch.http.services import wall_clock_ms
 from logstitch.ids import new_request_id
+from logstitch.redaction.definitions import BUILTINS, REDACTED, Behavior, BuiltinState
+from logstitch.redaction.engine import redact
+from logstitch.redaction.rules import compile_rules
 
 log = structlog.get_logger(__name__)
 
@@ -76,6 +83,14 @@ TABLE: Final[Mapping[type[LogStitchError], Meaning]] = MappingProxyType(
     }
 )
 INTERNAL: Final = TABLE[LogStitchError]
+_EVERYTHING: Final = compile_rules(
+    [BuiltinState(builtin.slug, True, Behavior.REPLACE) for builtin in BUILTINS], (), secret=b""
+)
+_INDEX: Final = re.compile(r"^((?:[0-9]{1,2}\.)?)", re.ASCII)
+"""Of an item of a batch."""
+NUMBER_DIGITS: Final = 4
+"""Digits that make a part of a path a number, or a token, rather than a name."""
+
 HEADERS_TOO_LARGE: Final = Meaning(431, "headers_too_large", "Over 64 headers, or 16 KiB of them.")
 """Answered by the server, before there is a request."""
 
@@ -94,10 +109,31 @@ def reply_to(error: Exception, request_id: str) -> Reply:
     if meaning is INTERNAL or not isinstance(error, LogStitchError):
         log.error("request_failed", request_id=request_id, exc_info=error)
         return Reply(500, envelope(INTERNAL.code, "The service failed to answer this request.", request_id))
-    details = getattr(error, "details", ())
+    details = presentable(getattr(error, "details", ()))
     return Reply(
         meaning.status, envelope(meaning.code, error.message, request_id, details), _headers_of(error, meaning)
     )
+
+
+def presentable(details: Sequence[Detail]) -> Sequence[Detail]:
+    """The details as they may be shown: without what any of the built-in rules finds, switched on or not, and without
+    parts of paths that are rather numbers or tokens than names, which a project's own rules may be about."""
+    if not details:
+        return details
+    split = [_INDEX.split(detail.field, maxsplit=1) for detail in details]
+    texts = [text for (_, _, path), detail in zip(split, details, strict=True) for text in (path, detail.message)]
+    shown = redact({"metadata": {"texts": texts}}, _EVERYTHING).event["metadata"]["texts"]
+    return [
+        Detail(index + _names_only(path), message)
+        for (_, index, _), path, message in zip(split, shown[::2], shown[1::2], strict=True)
+    ]
+
+
+def _names_only(path: str) -> str:
+    if sum(map(str.isdigit, path)) < NUMBER_DIGITS:
+        return path
+    parts = (REDACTED if sum(map(str.isdigit, part)) >= NUMBER_DIGITS else part for part in path.split("."))
+    return ".".join(parts)
 
 
 def refusal(code: str, message: str) -> bytes:

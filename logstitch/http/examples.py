@@ -46,6 +46,62 @@ KEY: Final[dict[str, Any]] = {
     "name": "billing service, production",
     "project_id": PROJECT_ID,
 }
+RULE_ID: Final = "c1a7e0d2-94b6-4c58-8f31-7d2b9e6a0f45"
+PATTERN_RULE_IN: Final[dict[str, Any]] = {
+    "name": "Internal account numbers",
+    "type": "pattern",
+    "pattern": "ACCT-[0-9]{8}",
+    "behavior": "mask",
+}
+FIELD_RULE_IN: Final[dict[str, Any]] = {
+    "name": "Passwords and notes",
+    "type": "field_redact",
+    "fields": ["metadata.**.password", "changes.*.after"],
+}
+BUILTIN_RULE: Final[dict[str, Any]] = {
+    "id": "builtin_credit_card",
+    "type": "builtin",
+    "builtin_id": "credit_card",
+    "name": "Credit Card Number",
+    "behavior": "replace",
+    "enabled": True,
+}
+PATTERN_RULE: Final[dict[str, Any]] = {"id": RULE_ID, **PATTERN_RULE_IN, "enabled": True, "created_at": TIME}
+SAMPLE_IN: Final[dict[str, Any]] = {
+    "event": {"metadata": {"card": "4111 1111 1111 1111", "note": "moved from ACCT-20261123"}},
+    "rules": [{"type": "pattern", "pattern": "ACCT-[0-9]{8}", "behavior": "mask"}],
+}
+SAMPLE_TRIED: Final[dict[str, Any]] = {
+    "event": {"metadata": {"card": "[REDACTED]", "note": "moved from ****1123"}},
+    "redacted_count": 2,
+    "redactions": [
+        {
+            "field": "metadata.card",
+            "rule_id": "builtin_credit_card",
+            "rule_name": "Credit Card Number",
+            "behavior": "replace",
+        },
+        {"field": "metadata.note", "rule_id": "rules.0", "rule_name": "rules.0", "behavior": "mask"},
+    ],
+}
+MEASURE_IN: Final[dict[str, Any]] = {"rule": PATTERN_RULE_IN, "start_date": "2026-11-01", "end_date": "2026-11-23"}
+MEASURED: Final[dict[str, Any]] = {
+    "scanned": 48211,
+    "events_changed": 2,
+    "fields_changed": 3,
+    "fields": [{"field": "changes.*.after", "count": 2}, {"field": "metadata.note", "count": 1}],
+    "samples": [
+        {
+            "id": "evt_01KARHK7T0C8Q2M4V6X9Z1B3D7",
+            "occurred_at": TIME,
+            "field": "metadata.note",
+            "before": "moved from ACCT-20261123",
+            "after": "moved from ****1123",
+        }
+    ],
+    "complete": True,
+    **LAST,
+}
 PROJECT: Final[dict[str, Any]] = {"id": PROJECT_ID, "name": "Billing", "created_at": TIME}
 ACTOR: Final[dict[str, Any]] = {
     "path": "ingest/7",

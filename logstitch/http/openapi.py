@@ -27,7 +27,7 @@ _REF = "#/components/schemas/{model}"
 MEANINGS: Mapping[str, Meaning] = {meaning.code: meaning for meaning in (*TABLE.values(), HEADERS_TOO_LARGE)}
 
 _INTRODUCTION = """\
-Send audit events, list them, manage keys and projects.
+Send audit events, list them, say what must not be stored of them, manage keys and projects.
 
 **Credentials.** `Authorization: Bearer <key>`. A master key (`mk_…`) stands for the whole organization, a project key
 (`pk_…`) for one project. A master key names the project with the header `X-Project-Id` or the query parameter

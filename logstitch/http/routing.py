@@ -8,6 +8,7 @@ request go with the body.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 from werkzeug.exceptions import NotFound as NoRoute
-from werkzeug.routing import Rule
+from werkzeug.routing import BaseConverter, Map, Rule
 from werkzeug.wrappers import Response as AnyResponse
 
 from logstitch.errors import NotFound
@@ -55,6 +56,17 @@ class _Connection(TrioASGIHTTPConnection):
         await self._send_response(send, await self.app.handle_request(request))
 
 
+class _OtherThan(BaseConverter):
+    """A variable part of a path, but not one of some words, which are endpoints of their own.
+
+    ``/rules/test`` is there for POST; without this it would be there for PUT, too, as the rule of the id ``test``.
+    """
+
+    def __init__(self, map: Map, *taken: str) -> None:
+        super().__init__(map)
+        self.regex = f"(?!(?:{'|'.join(re.escape(word) for word in taken)})$)[^/]+"
+
+
 class Router(QuartTrio):
     """Quart with the endpoints as its routes."""
 
@@ -65,6 +77,9 @@ class Router(QuartTrio):
         self.url_map.merge_slashes = False  # or it answers // with a redirect of its own
         self.url_map.redirect_defaults = False
         self.config["PROPAGATE_EXCEPTIONS"] = False
+        self.url_map.converters["other"] = _OtherThan
+        endpoints = tuple(endpoints)
+        self._paths = frozenset(endpoint.path for endpoint in endpoints)
         methods: dict[str, set[str]] = {}
         readable = set()
         for endpoint in endpoints:
@@ -111,7 +126,18 @@ class Router(QuartTrio):
 
     def _route(self, path: str, method: str, name: str, view: Callable[..., Awaitable[Response]]) -> None:
         rule = path.replace("*}", "}").replace("{", "<path:" if "*}" in path else "<").replace("}", ">")
+        if taken := _words_beside(path, self._paths):
+            rule = rule.replace("<", f"<other({', '.join(map(repr, taken))}):")
         self.add_url_rule(rule, name, cast(Any, view), methods=[method], provide_automatic_options=False)
+
+
+def _words_beside(path: str, paths: Iterable[str]) -> list[str]:
+    """The words that stand, in another path, where this one ends in a variable part."""
+    before, _, last = path.rpartition("/")
+    if not last.startswith("{") or "*" in last:
+        return []
+    others = (other.rpartition("/") for other in paths)
+    return sorted(word for start, _, word in others if start == before and not word.startswith("{"))
 
 
 def with_cors(endpoint: Endpoint | None, reply: Reply) -> Reply:

@@ -18,9 +18,18 @@ from typing_extensions import TypedDict
 
 from logstitch import gate
 from logstitch.errors import InvalidRequest
-from logstitch.model import DEFAULT_PAGE, MAX_PAGE, ActorTypeName, CategoryName, errors_to_details
+from logstitch.model import (
+    DEFAULT_PAGE,
+    MAX_CHANGES,
+    MAX_PAGE,
+    ActorTypeName,
+    CategoryName,
+    errors_to_details,
+    validate,
+)
 
 B = TypeVar("B", bound=BaseModel)
+T = TypeVar("T")
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,9}")
@@ -61,6 +70,14 @@ def read_object(schema: type[B], body: bytes) -> B:
     if type(value) is not dict:
         raise InvalidRequest("The body must be a JSON object.")
     return check(schema, value)
+
+
+def read_as(schema: TypeAdapter[T], body: bytes) -> T:
+    """A JSON body that is an object, by a schema that has no class; raises ``InvalidRequest``."""
+    value = gate.parse(body)
+    if type(value) is not dict:
+        raise InvalidRequest("The body must be a JSON object.")
+    return validate(schema, value)
 
 
 # -- queries -------------------------------------------------------------------------------------------------------
@@ -174,9 +191,188 @@ class CreateProjectBody(BaseModel):
     name: Annotated[str, Field(min_length=1, max_length=100, examples=["Billing"])]
 
 
-# -- answers -------------------------------------------------------------------------------------------------------
-
 _CLOSED = ConfigDict(extra="forbid", strict=True)
+
+BehaviorName = Literal["replace", "hash", "mask"]
+CustomRuleTypeName = Literal["pattern", "field_redact"]
+
+RuleName = Annotated[str, Field(min_length=1, max_length=100, examples=["Internal account numbers"])]
+RulePattern = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=512,
+        description="Of rules of type `pattern`: a regular expression in RE2 syntax. What it matches is redacted, in "
+        "string values, numbers of 13 or more digits, and keys. It must not match the empty string.",
+        examples=["ACCT-[0-9]{8}"],
+    ),
+]
+RuleFields = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=512)]],
+    Field(
+        min_length=1,
+        max_length=50,
+        description="Of rules of type `field_redact`: dot paths whose whole values are redacted. They start at "
+        "`actor`, `target`, `context`, `metadata` or `changes`; `*` is one level, `**` any number of levels.",
+        examples=[["metadata.**.password", "changes.*.after"]],
+    ),
+]
+RuleBehavior = Annotated[
+    BehaviorName,
+    Field(
+        description="`replace` puts `[REDACTED]` in its place, `hash` a keyed hash that is the same for the same text, "
+        "`mask` stars that leave what people recognise it by.",
+        examples=["replace"],
+    ),
+]
+
+
+class CreateRuleBody(TypedDict):
+    """A custom redaction rule to be made. It has a `pattern` or `fields`, by its type."""
+
+    __pydantic_config__ = _CLOSED  # type: ignore[misc]
+
+    name: RuleName
+    type: CustomRuleTypeName
+    pattern: NotRequired[RulePattern]
+    fields: NotRequired[RuleFields]
+    behavior: NotRequired[Annotated[RuleBehavior, Field(json_schema_extra={"default": "replace"})]]
+    enabled: NotRequired[Annotated[bool, Field(json_schema_extra={"default": True})]]
+
+
+class UpdateRuleBody(TypedDict):
+    """What of a redaction rule is to be changed. Of a built-in that may be `behavior` and `enabled` only."""
+
+    __pydantic_config__ = _CLOSED  # type: ignore[misc]
+
+    name: NotRequired[RuleName]
+    pattern: NotRequired[RulePattern]
+    fields: NotRequired[RuleFields]
+    behavior: NotRequired[RuleBehavior]
+    enabled: NotRequired[bool]
+
+
+class UnsavedRule(TypedDict):
+    """A rule to be tried. Its place, `rules.0`, stands for its id, and for its name if it has none."""
+
+    __pydantic_config__ = _CLOSED  # type: ignore[misc]
+
+    name: NotRequired[RuleName]
+    type: CustomRuleTypeName
+    pattern: NotRequired[RulePattern]
+    fields: NotRequired[RuleFields]
+    behavior: NotRequired[Annotated[RuleBehavior, Field(json_schema_extra={"default": "replace"})]]
+    enabled: NotRequired[Annotated[bool, Field(json_schema_extra={"default": True})]]
+
+
+class SampleActor(TypedDict, total=False):
+    """Who did it, or a part of that."""
+
+    __pydantic_config__ = _CLOSED  # type: ignore[misc]
+
+    id: str
+    type: str
+    name: str
+    email: str
+
+
+class SampleTarget(TypedDict, total=False):
+    """What it was done to, or a part of that."""
+
+    __pydantic_config__ = _CLOSED  # type: ignore[misc]
+
+    id: str
+    type: str
+    name: str
+
+
+class SampleContext(TypedDict, total=False):
+    """Where it came from, or a part of that."""
+
+    __pydantic_config__ = _CLOSED  # type: ignore[misc]
+
+    ip_address: str
+    user_agent: str
+    location: str
+    session_id: str
+
+
+class SampleChange(TypedDict, total=False):
+    """One field that changed, or a part of that."""
+
+    __pydantic_config__ = _CLOSED  # type: ignore[misc]
+
+    field: str
+    before: Any
+    after: Any
+
+
+class SampleEvent(TypedDict, total=False):
+    """An event, or any part of one. Nothing is required, and text may have any length."""
+
+    __pydantic_config__ = _CLOSED  # type: ignore[misc]
+
+    action: str
+    category: str
+    actor: SampleActor
+    tenant_id: str
+    target: SampleTarget
+    context: SampleContext
+    metadata: Annotated[dict[str, Any], Field(examples=[{"card": "4111 1111 1111 1111"}])]
+    changes: Annotated[list[SampleChange], Field(max_length=MAX_CHANGES)]
+    idempotency_key: str
+    occurred_at: str
+
+
+class TryRulesBody(TypedDict):
+    """A sample, and rules to be tried on it beside the project's own."""
+
+    __pydantic_config__ = _CLOSED  # type: ignore[misc]
+
+    event: SampleEvent
+    rules: NotRequired[
+        Annotated[
+            list[UnsavedRule],
+            Field(max_length=100, description="Applied as if they had just been saved: behind the project's own."),
+        ]
+    ]
+
+
+class MeasureRuleBody(TypedDict):
+    """An unsaved rule, and the stored events that it is to be tried on."""
+
+    __pydantic_config__ = _CLOSED  # type: ignore[misc]
+
+    rule: CreateRuleBody
+    start_date: NotRequired[
+        Annotated[
+            str,
+            Field(
+                min_length=1,
+                max_length=64,
+                description="`occurred_at` at or after this: a time (RFC 3339) or a date, from the start of that UTC "
+                "day.",
+                examples=["2026-11-01"],
+            ),
+        ]
+    ]
+    end_date: NotRequired[
+        Annotated[
+            str,
+            Field(
+                min_length=1,
+                max_length=64,
+                description="`occurred_at` at or before this: a time (RFC 3339) or a date, to the end of that UTC day.",
+                examples=["2026-11-30"],
+            ),
+        ]
+    ]
+    cursor: NotRequired[
+        Annotated[str, Field(description="`cursor` of the answer before, with the same rule and the same dates.")]
+    ]
+
+
+# -- answers -------------------------------------------------------------------------------------------------------
 
 RequestId = Annotated[
     str,
@@ -371,6 +567,145 @@ class ProjectList(TypedDict):
     projects: Annotated[list[ProjectItem], Field(max_length=MAX_PAGE)]
     cursor: Cursor
     has_more: HasMore
+    request_id: RequestId
+
+
+class BuiltinRule(TypedDict):
+    """A redaction rule that every project has."""
+
+    __pydantic_config__ = _CLOSED  # type: ignore[misc]
+
+    id: Annotated[str, Field(pattern="^builtin_[a-z0-9_]+$", examples=["builtin_credit_card"])]
+    type: Literal["builtin"]
+    builtin_id: Annotated[str, Field(examples=["credit_card"])]
+    name: Annotated[str, Field(examples=["Credit Card Number"])]
+    behavior: BehaviorName
+    enabled: bool
+
+
+class PatternRule(TypedDict):
+    """A custom redaction rule that looks for a pattern."""
+
+    __pydantic_config__ = _CLOSED  # type: ignore[misc]
+
+    id: UuidOut
+    type: Literal["pattern"]
+    name: str
+    pattern: str
+    behavior: BehaviorName
+    enabled: bool
+    created_at: TimeText
+
+
+class FieldRule(TypedDict):
+    """A custom redaction rule that takes whole values by their path."""
+
+    __pydantic_config__ = _CLOSED  # type: ignore[misc]
+
+    id: UuidOut
+    type: Literal["field_redact"]
+    name: str
+    fields: list[str]
+    behavior: BehaviorName
+    enabled: bool
+    created_at: TimeText
+
+
+class BuiltinRuleAnswer(BuiltinRule):
+    """A redaction rule that every project has."""
+
+    request_id: RequestId
+
+
+class PatternRuleAnswer(PatternRule):
+    """A custom redaction rule that looks for a pattern."""
+
+    request_id: RequestId
+
+
+class FieldRuleAnswer(FieldRule):
+    """A custom redaction rule that takes whole values by their path."""
+
+    request_id: RequestId
+
+
+class RuleList(TypedDict):
+    """One page of redaction rules: the built-ins, then custom ones in order of creation."""
+
+    __pydantic_config__ = _CLOSED  # type: ignore[misc]
+
+    rules: Annotated[list[BuiltinRule | PatternRule | FieldRule], Field(max_length=MAX_PAGE)]
+    cursor: Cursor
+    has_more: HasMore
+    request_id: RequestId
+
+
+class RuleDeleted(TypedDict):
+    """A redaction rule that no process applies any more."""
+
+    __pydantic_config__ = _CLOSED  # type: ignore[misc]
+
+    id: UuidOut
+    deleted: Literal[True]
+    request_id: RequestId
+
+
+class TriedRedaction(TypedDict):
+    """One value that one rule would change."""
+
+    __pydantic_config__ = _CLOSED  # type: ignore[misc]
+
+    field: Annotated[str, Field(examples=["metadata.card"])]
+    rule_id: Annotated[str, Field(description="`rules.0` for the first unsaved one.", examples=["builtin_credit_card"])]
+    rule_name: Annotated[str, Field(examples=["Credit Card Number"])]
+    behavior: BehaviorName
+
+
+class RulesTried(TypedDict):
+    """What would be stored of the sample."""
+
+    __pydantic_config__ = _CLOSED  # type: ignore[misc]
+
+    event: dict[str, Any]
+    redacted_count: Annotated[int, Field(ge=0, description="How many field values would be changed.")]
+    redactions: list[TriedRedaction]
+    request_id: RequestId
+
+
+class MeasuredField(TypedDict):
+    """How often values change at one path."""
+
+    __pydantic_config__ = _CLOSED  # type: ignore[misc]
+
+    field: Annotated[str, Field(description="`*` is any item of a list.", examples=["changes.*.after"])]
+    count: Annotated[int, Field(ge=1)]
+
+
+class MeasuredSample(TypedDict):
+    """One value that would change, as text."""
+
+    __pydantic_config__ = _CLOSED  # type: ignore[misc]
+
+    id: EventId
+    occurred_at: TimeText
+    field: Annotated[str, Field(examples=["metadata.note"])]
+    before: Annotated[str, Field(description="As it is stored; of a long text, what is around the change.")]
+    after: str
+
+
+class RuleMeasured(TypedDict):
+    """What the rule would do to the events that were looked at by this request."""
+
+    __pydantic_config__ = _CLOSED  # type: ignore[misc]
+
+    scanned: Annotated[int, Field(ge=0, description="Events that were looked at.")]
+    events_changed: Annotated[int, Field(ge=0)]
+    fields_changed: Annotated[int, Field(ge=0, description="Field values, in all of them.")]
+    fields: Annotated[list[MeasuredField], Field(max_length=100, description="The most frequent first.")]
+    samples: Annotated[list[MeasuredSample], Field(max_length=20)]
+    complete: Annotated[bool, Field(description="Whether the last of the events was reached.")]
+    cursor: Annotated[str | None, Field(description="Where the next request goes on; null when complete.")]
+    has_more: Annotated[bool, Field(description="The opposite of `complete`.")]
     request_id: RequestId
 
 

@@ -76,8 +76,12 @@ class Services:
     """Answers ``ResolveProject``, ``CreateProject``, ``ListProjects``."""
     events_in: KeyedAsks
     """Answers ``SubmitEvents``; the key is the project's number."""
+    redaction: KeyedAsks
+    """Answers ``ListRules``, ``CreateRule``, ``UpdateRule``, ``DeleteRule`` and ``TryRules``; the key is the same."""
     reader: Asks
     """Answers ``ListEvents`` and ``GetEvent``."""
+    laboratory: Asks
+    """Answers ``MeasureRule``."""
     cursor_key: bytes = field(repr=False)
     """Shared by all processes of a deployment; at least 32 random bytes."""
     limits: Limits = Limits()

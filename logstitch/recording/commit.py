@@ -3,6 +3,9 @@
 Numbers are given out here, under the project's head row, so they are gap-free and in commit order whatever other
 process ingests for the same project. What was read from the tables is kept for the next group and used only when the
 head shows that nobody wrote in between.
+
+The head row also carries the version of the project's redaction rules. A change of rules raises it under the same lock,
+so a batch that is stored was redacted by the rules that hold at that very moment, in whatever process it came in.
 """
 
 from __future__ import annotations
@@ -29,13 +32,15 @@ MAX_KNOWN_ACTIONS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class PreparedBatch:
-    """One request's events. ``batch``: an array was sent. ``daily_limit``: events a UTC day, ``None`` for no limit."""
+    """One request's events. ``batch``: an array was sent. ``daily_limit``: events a UTC day, ``None`` for no limit.
+    ``rules_version``: of the redaction rules that all of them went through."""
 
     events: Sequence[PreparedEvent]
     batch: bool
     received_at_ms: int
     redacted_count: int
     daily_limit: int | None
+    rules_version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,15 @@ class Recorded:
     replays: int
 
 
-Outcome = Recorded | LogStitchError
+@dataclass(frozen=True, slots=True)
+class StaleRules:
+    """The redaction rules have changed since the batch went through them, and nothing of it is stored. It may be tried
+    again once it went through those of ``version``."""
+
+    version: int
+
+
+Outcome = Recorded | StaleRules | LogStitchError
 """What becomes of one batch."""
 
 
@@ -165,6 +178,9 @@ def _admit(
     outcomes: list[Outcome] = []
     admitted: list[PreparedEvent] = []
     for batch, claimed in zip(batches, claims, strict=True):
+        if batch.rules_version != head.rules_version:
+            outcomes.append(StaleRules(head.rules_version))
+            continue
         decision = admit(claimed, known, batch=batch.batch)
         if isinstance(decision, Admission):
             day_after = _count_day(head, batch.received_at_ms, len(decision.fresh))

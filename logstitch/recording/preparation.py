@@ -7,7 +7,7 @@ commitments, content hash, the answered body, the idempotency digest, the facets
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, NamedTuple, cast
 
@@ -49,7 +49,7 @@ class Preparation:
     def prepare(
         self,
         incoming: Sequence[IncomingEvent],
-        stored: Sequence[dict[str, object]],
+        stored: Sequence[Mapping[str, object]],
         changes: Sequence[tuple[Change, ...]],
         *,
         received_at_ms: int,
@@ -66,13 +66,13 @@ class Preparation:
     def _prepare(
         self,
         incoming: IncomingEvent,
-        stored: dict[str, object],
+        stored: Mapping[str, object],
         changes: tuple[Change, ...],
         event_id: bytes,
         salts: bytes,
         received_at_ms: int,
     ) -> PreparedEvent:
-        event = cast("dict[str, Any]", stored)
+        event = cast("Mapping[str, Any]", stored)
         raw, occurred_at_ms = incoming
         if occurred_at_ms is None:
             occurred_at_ms = received_at_ms

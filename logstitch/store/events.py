@@ -35,11 +35,13 @@ _NULL = _length(-1)
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A project's head row: the newest ``seq`` and how many events were stored on UTC day ``day``."""
+    """A project's head row: the newest ``seq``, how many events were stored on UTC day ``day``, and the version of the
+    redaction rules, which every change of them raises and nothing here writes."""
 
     seq: int
     day: date
     day_events: int
+    rules_version: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +172,12 @@ def row_tail(
         content_hash,
         salts,
     )
-    # No text column but the body is longer than 256 characters, so 1,024 bytes.
-    some = [_NULL if field is None else lengths[len(field)] + field for field in fields]
+    # No text column but the body is longer than 256 characters, so 1,024 bytes; unless redaction made it longer, which
+    # may put a hash in the place of every character.
+    try:
+        some = [_NULL if field is None else lengths[len(field)] + field for field in fields]
+    except IndexError:
+        some = [_NULL if field is None else _length(len(field)) + field for field in fields]
     return b"".join((first, *some, _length(len(body)), body))
 
 

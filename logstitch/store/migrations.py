@@ -22,7 +22,9 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from logstitch.errors import ConfigurationError, DatabaseUnavailable
-from logstitch.store.database import OLDEST_SERVER, Connection, connection_string, presentable
+from logstitch.store.checks import OLDEST_SERVER
+from logstitch.store.connections import connection_string, presentable
+from logstitch.store.database import Connection
 from logstitch.store.sqlstates import judge
 
 ADVISORY_LOCK = 0x6C6F677374697463

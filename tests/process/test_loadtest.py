@@ -41,6 +41,7 @@ class Service(Protocol):
     def project_key(self) -> str: ...
     @property
     def master_key(self) -> str: ...
+    def ops(self) -> httpx.Client: ...
 
 
 # -- a proxy that meddles
@@ -228,6 +229,7 @@ def replay(service: Service, **more: object) -> LoadSettings:
 
 
 async def test_real_events_come_back_as_they_were_sent(service: Service) -> None:
+    """Save the id of an AWS key in a link: see ``tests/pure/test_corpus.py`` for what redaction finds."""
     with trio.fail_after(MODERATE):
         report = await drive(replay(service))
 
@@ -237,6 +239,11 @@ async def test_real_events_come_back_as_they_were_sent(service: Service) -> None
     assert (report.tally.compared, report.tally.altered) == (329, 0)
     assert report.errors == {}
     assert report.latency["p50"] is not None
+    with service.ops() as ops:
+        counted = [
+            line for line in ops.get("/metrics").text.splitlines() if line.startswith("logstitch_redactions_total")
+        ]
+    assert {line.partition("{")[2].partition("}")[0] for line in counted} == {'rule="builtin_aws_key"'}
 
 
 async def test_single_events_go_through_too(service: Service) -> None:

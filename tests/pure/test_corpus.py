@@ -14,6 +14,8 @@ import pytest
 
 from logstitch.gate import parse
 from logstitch.model import validate_events
+from logstitch.redaction.engine import redact_batch
+from logstitch.redaction.rules import DEFAULT_BUILTINS, compile_rules
 from ops.corpus import make
 from tests.support import corpus
 
@@ -66,6 +68,21 @@ def test_every_event_is_one_that_the_service_accepts() -> None:
     for line in corpus.lines():
         (accepted,) = validate_events(parse(line), now_ms=now_ms)
         assert accepted is not None
+
+
+def test_the_default_redaction_rules_take_one_thing_out_of_it_and_that_one_rightly() -> None:
+    """A signed link to a package, delivered twice, carries the id of an AWS access key. Nothing else is a secret."""
+    rules = compile_rules(DEFAULT_BUILTINS, (), secret=bytes(32))
+    redacted = {
+        (event["action"], change)
+        for event, result in zip(corpus.events(), redact_batch(corpus.events(), rules), strict=True)
+        for change in result.changes
+    }
+
+    link = "metadata.package.package_version.package_files.0.download_url"
+    assert redacted == {("package.published", (link, ("builtin_aws_key",)))}
+    links = re.findall(r"X-Amz-Credential=(AK[A-Z0-9]+)%2F", b"".join(corpus.lines()).decode())
+    assert [len(access_key) for access_key in links] == [20, 20]
 
 
 def test_a_key_stands_for_one_body() -> None:

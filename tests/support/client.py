@@ -56,7 +56,7 @@ class Documented:
         self._registry = Registry().with_resource("urn:openapi", resource)
         self._routes = [
             (re.compile(re.sub(r"\\\{path\\\}", ".+", re.escape(path)).replace(r"\{id\}", "[^/]+")), path)
-            for path in self.document["paths"]
+            for path in sorted(self.document["paths"], key=lambda path: "{" in path)  # exact paths first
         ]
 
     def judge(self, method: str, path: str, answer: Answer) -> None:

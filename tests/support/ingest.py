@@ -18,7 +18,6 @@ from logstitch.actors.redaction import Redaction
 from logstitch.actors.supervisor import Supervisor, open_supervisor
 from logstitch.ids import UlidMint
 from logstitch.model import Plan, validate_events
-from logstitch.redaction.engine import RuleSet
 from logstitch.store import projects
 from logstitch.store.database import Connection, Database, open_database
 
@@ -85,7 +84,7 @@ async def open_bench(url: str, *, project_no: int | None = None) -> AsyncIterato
     """Ingest for a new project, or for one that another bench made."""
     async with open_database(url) as database, open_supervisor() as supervisor:
         mint = UlidMint()
-        redaction = Directory(supervisor, "redaction", lambda _: Redaction(RuleSet()), capacity=64)
+        redaction = Directory(supervisor, "redaction", lambda no: Redaction(database, no, mint), capacity=64)
         ingest = Directory(supervisor, "ingest", lambda no: Ingest(database, redaction, no, mint), capacity=256)
         no = project_no if project_no is not None else await make_project(database)
         yield Bench(database, supervisor, redaction, ingest, no)

@@ -26,6 +26,8 @@ from logstitch.actors.messages import (
     CreatedKey,
     CreateKey,
     CreateProject,
+    CreateRule,
+    DeleteRule,
     EventFilter,
     EventPage,
     GetEvent,
@@ -35,6 +37,8 @@ from logstitch.actors.messages import (
     ListEvents,
     ListKeys,
     ListProjects,
+    ListRules,
+    MeasureRule,
     Order,
     Page,
     Position,
@@ -43,8 +47,13 @@ from logstitch.actors.messages import (
     ProjectPage,
     ResolveProject,
     RevokeKey,
+    RuleEffect,
+    RulePage,
     SubmitEvents,
+    TryRules,
+    UpdateRule,
 )
+from logstitch.actors.redaction import Trial, shown
 from logstitch.errors import (
     AskTimeout,
     Conflict,
@@ -58,11 +67,18 @@ from logstitch.errors import (
 from logstitch.evidence.canonical import canonical
 from logstitch.http.services import Limits, Services
 from logstitch.model import Plan
+from logstitch.recording.rules import Amendment, RuleBook, creation, deletion, update
+from logstitch.redaction.definitions import CustomRule
+from logstitch.redaction.engine import redact
+from logstitch.redaction.laboratory import Experiment
+from logstitch.redaction.rules import DEFAULT_BUILTINS, BuiltinState, check_rule
 from logstitch.search.terms import matches
+from logstitch.store.redaction import RuleRow
 
 R = TypeVar("R")
 Row = TypeVar("Row", Key, Project)
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NOW = datetime(2026, 11, 23, 8, 0, 0, 123000, tzinfo=UTC)
 NOW_MS = int(NOW.timestamp() * 1000)
 CURSOR_KEY = b"a cursor key that only tests know"
@@ -112,8 +128,11 @@ class World:
         self.organizations: list[Organization] = []
         self.keys: list[StoredKey] = []
         self.events: list[StoredEvent] = []
+        self.rules: dict[int, RuleBook] = {}
         self.asked: list[Ask[Any]] = []
         self.now = NOW
+        self.most_tried = 100
+        """Events that one trial of a rule looks at."""
         self._interrupt: Callable[[Ask[Any]], Awaitable[None]] | None = None
         self._mint = ids.UlidMint()
 
@@ -192,6 +211,8 @@ class World:
                 return self._revoke(message)
             case ListEvents():
                 return self._list(message)
+            case MeasureRule():
+                return self._measure(message)
             case GetEvent(project_no, id):
                 for stored in self.events:
                     if (stored.project_no, stored.id) == (project_no, id):
@@ -234,6 +255,19 @@ class World:
         more = Position(*shown[-1].place()) if len(events) > message.limit else None
         return EventPage(tuple(e.body for e in shown), more)
 
+    def _measure(self, message: MeasureRule) -> RuleEffect:
+        draft = message.rule
+        rule = CustomRule("rule", draft.name, draft.type, draft.pattern, draft.fields, draft.behavior, enabled=True)
+        try:
+            check_rule(rule)
+        except InvalidRequest as error:
+            raise InvalidRequest(details=[Detail(f"rule.{one.field}", one.message) for one in error.details]) from None
+        wanted = EventFilter(start_ms=message.start_ms, end_ms=message.end_ms)
+        page = self._list(ListEvents(message.project_no, wanted, Order.DESC, self.most_tried, message.after))
+        tally = Experiment(rule, secret=bytes(32)).run(list(map(orjson.loads, page.bodies)), seconds=60)
+        changed = (tally.scanned, tally.events_changed, tally.fields_changed)
+        return RuleEffect(*changed, tuple(tally.fields.most_common()), tuple(tally.samples), page.next)
+
     def submit(self, project_no: int, message: SubmitEvents) -> Accepted:
         """Store a batch as a whole, or raise."""
         present = [e for e in self.events if e.project_no == project_no]
@@ -271,6 +305,37 @@ class World:
         self.events += new
         return Accepted(tuple(e.event["id"] for e in accepted), 0, replays)
 
+    def answer_on_rules(self, project_no: int, message: object) -> Any:
+        """Answer what is asked about a project's redaction rules."""
+        book = self.rules.get(project_no, RuleBook(0, DEFAULT_BUILTINS, (), bytes(32)))
+        match message:
+            case ListRules(limit, after):
+                places = [
+                    (Page(rule.created_at, rule.id) if isinstance(rule, RuleRow) else Page(EPOCH, UUID(int=n)), rule)
+                    for n, rule in enumerate(book.rules)
+                ]
+                left = [
+                    (place, rule)
+                    for place, rule in places
+                    if after is None or (place.created_at, place.id) > (after.created_at, after.id)
+                ]
+                more = left[limit - 1][0] if len(left) > limit else None
+                return RulePage(tuple(shown(rule) for _, rule in left[:limit]), more)
+            case CreateRule(_, draft):
+                how = (draft.type.value, draft.pattern, draft.fields, draft.behavior.value, draft.enabled)
+                amendment = creation(RuleRow(uuid4(), draft.name, *how, self._later()))(book)
+            case UpdateRule():
+                amendment = update(message.id, message.changed())(book)
+            case DeleteRule(_, rule_id):
+                amendment = deletion(rule_id)(book)
+            case TryRules(event, drafts):
+                trial = Trial(book, drafts)
+                return trial.outcome(redact(event, trial.rules))
+            case _:
+                raise TypeError(f"nobody answers {type(message).__name__}")
+        self.rules[project_no] = _amended(book, amendment)
+        return None if amendment.after is None else shown(amendment.after)
+
     def _of(self, organization_id: UUID) -> Organization:
         return next(o for o in self.organizations if o.id == organization_id)
 
@@ -294,7 +359,9 @@ class Stage:
             keyring=actor,
             organizations=actor,
             events_in=WorldIngest(self),
+            redaction=WorldRedaction(self),
             reader=actor,
+            laboratory=actor,
             cursor_key=CURSOR_KEY,
             limits=limits or Limits(),
             now_ms=lambda: NOW_MS,
@@ -324,6 +391,29 @@ class WorldIngest:
     async def ask(self, key: int, message: Ask[R], *, timeout: float) -> R:
         world = self._stage.world
         return await world.ask(message, timeout, partial(_submit, world, key, message))
+
+
+class WorldRedaction:
+    """The address of its redaction actors, as ``KeyedAsks``."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+
+    async def ask(self, key: int, message: Ask[R], *, timeout: float) -> R:
+        world = self._stage.world
+        return await world.ask(message, timeout, partial(world.answer_on_rules, key, message))
+
+
+def _amended(book: RuleBook, amendment: Amendment) -> RuleBook:
+    """The rules after a change of one."""
+    before, now = amendment.before, amendment.after
+    rules = [now if rule is before else rule for rule in book.rules] + ([now] if before is None else [])
+    return replace(
+        book,
+        version=book.version + 1,
+        builtins=tuple(rule for rule in rules if isinstance(rule, BuiltinState)),
+        custom=tuple(rule for rule in rules if isinstance(rule, RuleRow)),
+    )
 
 
 def _submit(world: World, key: int, message: object) -> Accepted:

@@ -1,7 +1,7 @@
 -- Writing events. Every statement runs inside the transaction that holds the project's head row.
 
 -- name: lock_head
-SELECT seq, day, day_events FROM project_heads WHERE project_no = %(project_no)s FOR UPDATE;
+SELECT seq, day, day_events, rules_version FROM project_heads WHERE project_no = %(project_no)s FOR UPDATE;
 
 -- name: has_event
 SELECT EXISTS (SELECT FROM events WHERE project_no = %(project_no)s AND id = %(id)s);
