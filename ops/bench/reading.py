@@ -2,12 +2,12 @@
 
     python ops/bench/reading.py --events 1000000 [--database-url URL] [--json FILE] [--samples 40] [--keep]
 
-Fills an empty database (an embedded server's, unless a URL names one) with a project of N realistic events of about
-700 bytes, in the very format of the ingest actor's transaction, and times pages as the reader answers them: one
-read-only transaction through `Database.transact`, 50 events a page, one question at a time, a warm cache as far as
-memory goes, Python's garbage collector set as the service sets it (else one page in twenty has 30 ms of it). The indexes are built in bulk after all but the last 30,000 events, which come in as commits of 1,000 do,
-so the inverted index has a pending list and the newest segment has no word blocks, as in a service at work. One event
-in 500 came late, by up to a day.
+Fills an empty database (an embedded server's, unless a URL names one) with a project of N realistic events of about 700
+bytes, in the very format of the ingest actor's transaction, and times pages as the reader answers them: one read-only
+transaction through `Database.transact`, 50 events a page, one question at a time, a warm cache as far as memory goes,
+Python's garbage collector set as the service sets it (else one page in twenty has 30 ms of it). The indexes are built
+in bulk after all but the last 30,000 events, which come in as commits of 1,000 do, so the inverted index has a pending
+list and the newest segment has no word blocks, as in a service at work. One event in 500 came late, by up to a day.
 
 `cpu` is the processor time of service and server together (median, milliseconds; Linux and a server on this machine
 only): what the page would take on an idle machine whose cache is warm. The other two also hold what others do here.

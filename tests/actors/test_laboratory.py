@@ -22,7 +22,7 @@ from logstitch.actors.messages import MeasureRule, Position, RuleDraft, RuleEffe
 from logstitch.actors.supervisor import open_supervisor
 from logstitch.errors import InvalidRequest, Unavailable
 from logstitch.model import RESERVED_TENANT
-from logstitch.redaction.definitions import Behavior, CustomRule, RuleType
+from logstitch.redaction.definitions import SECTIONS, Behavior, CustomRule, RuleType
 from logstitch.redaction.engine import redact
 from logstitch.redaction.rules import compile_rules
 from logstitch.store.database import Database, open_database
@@ -101,9 +101,7 @@ def counted(events: list[dict[str, Any]], draft: RuleDraft) -> tuple[int, int]:
     rules = compile_rules((), [rule], secret=bytes(32))
     changed = fields = 0
     for stored in events:
-        sections = {
-            name: stored[name] for name in ("actor", "target", "context", "metadata", "changes") if name in stored
-        }
+        sections = {name: value for name, value in stored.items() if name in SECTIONS}
         redaction = redact(sections, rules)
         if redaction.event != sections:
             changed += 1
