@@ -18,19 +18,16 @@ Polling is the truth; any message wakes it up earlier.
 from __future__ import annotations
 
 import itertools
-import os
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
 from typing import IO
 
 import trio
 
-import logstitch
+from logstitch import children
 from logstitch.actors.mailbox import Mailbox
 from logstitch.errors import DatabaseUnavailable
 from logstitch.search.blocks import MERGE_BLOCKS, Block, read_blocks, write_blocks, write_bodies
@@ -51,22 +48,8 @@ CUT_SECONDS = 15.0
 SKIP_SECONDS = 300.0
 """For which a segment is left alone when its time was up; twice as long each time after that, up to a day."""
 MOST_SKIP_SECONDS = 86_400.0
-NICE = 10
-"""Added to the niceness of the child: where processors are short, ingest goes first."""
 
-# Appended, not put first: the directory may be one with many packages, which must not hide the standard library's.
 _CHILD = """
-import os, signal, sys, threading, time
-sys.path.append(sys.argv[1])
-os.nice(int(sys.argv[2]))
-
-def live_no_longer_than(parent):
-    while os.getppid() == parent:
-        signal.alarm(60)  # ends the process if this thread gets no turn
-        time.sleep(0.5)
-    os._exit(1)
-
-threading.Thread(target=live_no_longer_than, args=(int(sys.argv[3]),), daemon=True).start()
 from logstitch.search.blocks import serve
 serve(sys.stdin.buffer, sys.stdout.buffer)
 """
@@ -289,7 +272,7 @@ class Builder:
             if self._killed:
                 raise BuilderDied
             if self._child is None:
-                self._child = _start_child()
+                self._child = subprocess.Popen(children.command(_CHILD), **children.options())
             child = self._child
         assert child.stdin is not None and child.stdout is not None  # noqa: S101, PT018
         return child.stdin, child.stdout
@@ -308,15 +291,3 @@ class Builder:
             child.kill()
             with suppress(OSError), child:  # waits, and closes the pipes
                 pass
-
-
-def _start_child() -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-P", "-c", _CHILD, str(Path(logstitch.__file__).parents[1]), str(NICE), str(os.getpid())],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        # What the service is told through its environment is no business of the child's.
-        env={name: value for name, value in os.environ.items() if not name.startswith("LOGSTITCH_")},
-        # Ctrl-C at the terminal is for the service; the child ends when its input does.
-        start_new_session=True,
-    )

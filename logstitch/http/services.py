@@ -32,8 +32,8 @@ class Limits:
     body_bytes: int = MAX_BODY_BYTES
     bytes_in_flight: int = 64 * 1024 * 1024
     """Of request bodies, over all requests. A dozen of the largest; thousands of ordinary ones."""
-    bytes_in_flight_of_key: int = 16 * 1024 * 1024
-    """Of them, of one key."""
+    bytes_in_flight_of_key: int = 8 * 1024 * 1024
+    """Of them, of one key: about what is stored in a second. More would only wait, and be answered too late."""
     thread_bytes: int = 128 * 1024
     """Bodies from this size on are parsed and checked in a thread: a megabyte takes longer than other requests should
     wait."""

@@ -94,6 +94,9 @@ _RUN = re.compile(rb"[0-9](?:[ -]?[0-9])*")
 _DIGIT = re.compile(rb"[0-9]")
 _UUID = re.compile(rb"(?<![0-9A-Za-z])[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}(?![0-9A-Za-z])")
 _UUID_CHARS: Final = 36
+_HEX = re.compile(rb"(?<![0-9A-Za-z])(?:[0-9a-f]{32,128}|[0-9A-F]{32,128})(?![0-9A-Za-z])")
+_DIGEST_CHARS: Final = frozenset((32, 40, 56, 64, 96, 128))
+"""Of MD5, SHA-1, SHA-224, SHA-256, SHA-384 and SHA-512 in hex."""
 _CARD = r"(?:^|[^0-9])(?:[34568][{s}{d}]?[0-9]|2[{s}{d}]?[2-7]|9[{s}{d}]?7)(?:[{s}{d}]?[0-9]){{11}}"
 
 
@@ -107,7 +110,7 @@ def find_cards(data: bytes, budget: Budget) -> Iterator[Span]:
 
     A card is not a part of a longer run of digits, but may have other numbers beside it (an expiry date, a line
     number) that only a space or a dash sets apart; and it is neither the fraction of a decimal number nor a part of a
-    UUID, one in a thousand of which has a valid card in it.
+    UUID or of a digest in hex, one in a thousand of which has a valid card in it.
     """
     pos = 0
     while True:
@@ -146,17 +149,21 @@ def _cards_in_run(data: bytes, start: int, end: int, budget: Budget) -> Iterator
             if i + length in ends:
                 budget.count(0)
                 first, last = start + (places[i] if places else 0), ends[i + length]
-                if luhn(digits[i : i + length]) and not _in_uuid(data, first, last):
+                if luhn(digits[i : i + length]) and not _in_identifier(data, first, last):
                     done = i + length
                     yield first, last
                     break
 
 
-def _in_uuid(data: bytes, first: int, last: int) -> bool:
-    around = max(0, first - _UUID_CHARS)
-    for match in _UUID.finditer(data, around, last + _UUID_CHARS + 1):
+def _in_identifier(data: bytes, first: int, last: int) -> bool:
+    """Whether what is found lies in what names a thing."""
+    for match in _UUID.finditer(data, max(0, first - _UUID_CHARS), last + _UUID_CHARS + 1):
         if match.start() <= first and last <= match.end():
             return True
+    longest = max(_DIGEST_CHARS)
+    for match in _HEX.finditer(data, max(0, first - longest), last + longest + 1):
+        if match.start() <= first and last <= match.end():
+            return len(match[0]) in _DIGEST_CHARS and not match[0].isdigit()
     return False
 
 

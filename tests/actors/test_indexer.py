@@ -385,12 +385,13 @@ def test_a_child_ends_when_its_parent_is_killed() -> None:
     read, write = os.pipe()
     program = (
         "import os, subprocess, sys\n"
-        "from logstitch.actors import indexer\n"
+        "from logstitch import children\n"
         "start = subprocess.Popen\n"
         "def popen(*args, **options):\n"
         f"    return start(*args, **options | {{'stdin': {read}}})\n"
         "subprocess.Popen = popen\n"
-        "print(indexer._start_child().pid, flush=True)\n"
+        "child = subprocess.Popen(children.command('sys.stdin.read()'), **children.options())\n"
+        "print(child.pid, flush=True)\n"
         "sys.stdin.read()\n"
     )
     parent = subprocess.Popen(

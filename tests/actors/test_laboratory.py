@@ -159,6 +159,7 @@ async def test_going_on_by_cursor_gives_the_same_sums(events: int, size: int, da
             effects: list[RuleEffect] = []
             after: Position | None = None
             while not effects or after is not None:
+                assert len(effects) < 10, "it does not come to an end"
                 effects.append(await pieces.ask(question(whole.project_no, after=after), timeout=30))
                 after = effects[-1].next
 

@@ -160,3 +160,23 @@ def test_folding_twice_is_folding_once_and_keeps_ascii(text: str) -> None:
     assert fold(fold(text)) == fold(text)
     assert all(fold(char) == char for char in text if " " <= char < "\x7f")
     assert not any(category(char) in ("Mn", "Me", "Cf") for char in fold(text))
+
+
+@pytest.mark.parametrize("length", [32, 40, 56, 64, 96, 128])
+@pytest.mark.parametrize("upper", [False, True])
+def test_a_digest_in_hex_holds_no_card(length: int, upper: bool) -> None:
+    digest = ("ab" + "4111111111111111" + "bd" * 64)[:length]
+    assert found("credit_card", f"tree {digest.upper() if upper else digest} changed") == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "4111-1111-1111-1111-" + "12" * 6,  # digits alone, whatever their number
+        "ab" + "4111111111111111" + "bd" * 6,  # 30 characters are no digest
+        "x" + "ab" + "4111111111111111" + "bd" * 7,  # nor is what goes on beyond it
+        "Ab" + "4111111111111111" + "bd" * 7,  # nor what mixes its letters
+    ],
+)
+def test_what_only_looks_like_a_digest_is_searched(text: str) -> None:
+    assert found("credit_card", text) != []
