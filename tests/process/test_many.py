@@ -147,12 +147,21 @@ def test_workers_keep_the_limit_of_one_address(blank_database_url: str) -> None:
     options = ("--drain-notice", "0", "--connections-per-address", "1")
     with running_service(*options, database_url=blank_database_url, workers=2) as service, ExitStack() as sockets:
         host, _, port = service.url.removeprefix("http://").rpartition(":")
-        clients = []
+        clients: list[socket.socket] = []
+
+        def is_served() -> bool:
+            """503 where the connection before is on the same worker and has not quite come to rest yet."""
+            client = sockets.enter_context(socket.create_connection((host, int(port)), timeout=10))
+            client.sendall(b"GET /api/v1/nothing HTTP/1.1\r\nHost: x\r\n\r\n")
+            if client.recv(12) != b"HTTP/1.1 404":
+                client.close()
+                return False
+            client.setblocking(False)
+            clients.append(client)
+            return True
+
         for _ in range(3):  # one more than the two workers together take
-            clients.append(sockets.enter_context(socket.create_connection((host, int(port)), timeout=10)))
-            clients[-1].sendall(b"GET /docs HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert clients[-1].recv(12) == b"HTTP/1.1 200"
-            clients[-1].setblocking(False)
+            wait_until(is_served)
 
         def ended(client: socket.socket) -> bool:
             try:
