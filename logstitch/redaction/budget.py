@@ -22,8 +22,14 @@ MAX_TEXT: Final = 256 * 1024
 """Bytes of a text in which something was suspected; a longer one is not examined but replaced."""
 MAX_UNICODE_TEXT: Final = 64 * 1024
 """The same for a text that is not ASCII, in characters: folding it costs a hundred times as much."""
-_LOOK_EVERY: Final = 32
-"""Matches between two looks at the clock, each of which costs as much as a match of a short text."""
+LOOK_UNITS: Final = 250_000
+"""Of such units, what may lie between two looks at the clock: 1 ms at worst. Only a single call may take more."""
+_UNITS_OF_A_CALL: Final = LOOK_UNITS // 32
+"""What a call costs besides its text: a look at the clock costs as much as a match of a short text."""
+_BUILTIN_PROGRAM: Final = 8
+"""Instructions that a call counts for unless it says otherwise: the built-ins were seen to take 1 to 2 ns a byte."""
+STEPS_A_LOOK: Final = 512
+"""Keys, items and places in the tree of paths between two looks at the clock, at up to 1 us each."""
 
 
 class OverBudget(Exception):
@@ -33,17 +39,20 @@ class OverBudget(Exception):
 class Budget:
     """What one request has used. ``resume`` after each time that others had a turn."""
 
-    __slots__ = ("_calls", "_clock", "_left", "_since", "_value_until")
+    __slots__ = ("_clock", "_left", "_since", "_units", "_value_until", "steps")
 
     def __init__(self, clock: Clock, seconds: float = REQUEST_SECONDS) -> None:
         self._clock = clock
         self._left = seconds
         self._since = clock()
         self._value_until = float("inf")
-        self._calls = 0
+        self._units = 0
+        self.steps = 0
+        """Steps through events and paths since the last look at the clock; ``due`` is to be asked at 512."""
 
     def due(self) -> bool:
         """Whether others should get a turn. Raises ``OverBudget`` when the request has used all that it may."""
+        self.steps = 0
         used = self._clock() - self._since
         if used > self._left:
             raise OverBudget
@@ -59,11 +68,16 @@ class Budget:
 
     def begin_value(self) -> None:
         """From here on the time of one value is counted."""
-        self._calls = 0
+        self._units = 0
         self._value_until = self._clock() + VALUE_SECONDS
 
-    def count(self, size: int) -> None:
-        """Before one call of the regex engine on ``size`` bytes. Raises ``OverBudget``."""
-        self._calls += 1
-        if (size > 4096 or self._calls % _LOOK_EVERY == 0) and self._clock() > self._value_until:
-            raise OverBudget
+    def count(self, size: int, program: int = _BUILTIN_PROGRAM) -> None:
+        """Before one call of the regex engine on ``size`` bytes with a program of so many instructions. Raises
+        ``OverBudget``."""
+        units = size * program + _UNITS_OF_A_CALL
+        self._units += units
+        if self._units > LOOK_UNITS:
+            # What is about to be done counts towards the next look.
+            self._units = units
+            if self._clock() > self._value_until:
+                raise OverBudget

@@ -13,8 +13,10 @@ Decisions where the contract is silent:
   cannot be stored without them. Every other section, and every member, becomes the replacement itself.
 * Keys that redaction makes equal are told apart by a number: ``[REDACTED]``, ``[REDACTED] (2)``. No value is lost.
 * A key with a dot counts as several levels as well as one for a field path.
-* A record names a field by its redacted key, parts over 200 characters are cut, and from the 1,001st change of an
-  event on there is one record a section.
+* A key of more than 64 parts, or one that would take too long to follow, is taken by a rule that might find it, where
+  the event is looked at closely at all.
+* A record names a field by its redacted key, and parts over 200 characters are cut. From the 1,001st change of an
+  event on, or from 16 KiB of their paths on, there is one record a section.
 * A hash is of the text as it was sent, not as it is seen.
 """
 
@@ -31,7 +33,7 @@ import orjson
 
 from logstitch.redaction import paths
 from logstitch.redaction.behaviors import Replace, replace_value
-from logstitch.redaction.budget import REQUEST_SECONDS, Budget, Clock, OverBudget
+from logstitch.redaction.budget import REQUEST_SECONDS, STEPS_A_LOOK, Budget, Clock, OverBudget
 from logstitch.redaction.definitions import REDACTED, SECTIONS, Behavior
 from logstitch.redaction.folding import encode, fold
 from logstitch.redaction.scan import Scan
@@ -40,10 +42,11 @@ from logstitch.redaction.texts import Redacted, TextRule, redact_text
 MIN_DIGITS: Final = 13
 """Of a number that is scanned."""
 MAX_RECORDS: Final = 1000
+MAX_RECORD_BYTES: Final = 16 * 1024
+"""Of the paths in an event's records, which are stored with it, and of the rules beyond the first in each."""
 MAX_PART: Final = 200
 
 _MIN_INTEGER: Final = 10 ** (MIN_DIGITS - 1)
-_NODES_A_LOOK = 512
 _PIECE: Final = 4096
 _FOLD_PIECE: Final = 16 * 1024
 
@@ -158,12 +161,11 @@ def slices(
 class _Job:
     """One request on its way through the rules."""
 
-    __slots__ = ("_budget", "_nodes", "_rules")
+    __slots__ = ("_budget", "_rules")
 
     def __init__(self, rules: RuleSet, budget: Budget) -> None:
         self._rules = rules
         self._budget = budget
-        self._nodes = 0
 
     def pause(self) -> Iterator[None]:
         """Let others have a turn."""
@@ -279,7 +281,7 @@ class _Job:
                 elif (kind is int or kind is float) and (text := number_text(item)):
                     found.append(text)
             looked += len(value) + 1
-            if looked > _NODES_A_LOOK:
+            if looked > STEPS_A_LOOK:
                 looked = 0
                 distinct.update(dict.fromkeys(found))
                 found = []
@@ -328,7 +330,7 @@ class _Job:
     ) -> Generator[None, None, Any]:
         rule = None
         if nodes:
-            nodes, rule = paths.step(nodes, section)
+            nodes, rule = paths.step(nodes, section, self._budget)
         if rule is not None:
             replaced = self._rules.fields[rule]
             records.add(section, (replaced.id,))
@@ -374,13 +376,13 @@ class _Job:
         same = True
         renamed = _renamed(value, hits, known) if hits else {}
         for key, item in value.items():
-            self._nodes += 1
-            if self._nodes % _NODES_A_LOOK == 0:
+            self._budget.steps += 1
+            if self._budget.steps >= STEPS_A_LOOK:
                 yield from self._turn()
             rule = None
             below: paths.Nodes = ()
             if nodes:
-                below, rule = paths.step(nodes, key)
+                below, rule = paths.step(nodes, key, self._budget)
             if rule is None and not renamed and not below and not hits:
                 new[key] = item
                 continue
@@ -417,14 +419,14 @@ class _Job:
     ) -> Generator[None, None, Any]:
         new: list[Any] | None = None
         for index, item in enumerate(value):
-            self._nodes += 1
-            if self._nodes % _NODES_A_LOOK == 0:
+            self._budget.steps += 1
+            if self._budget.steps >= STEPS_A_LOOK:
                 yield from self._turn()
             changed = item
             rule = None
             below: paths.Nodes = ()
             if nodes:
-                below, rule = paths.step(nodes, str(index))
+                below, rule = paths.step(nodes, str(index), self._budget)
             kind = type(item)
             if rule is not None:
                 replaced = self._rules.fields[rule]
@@ -447,15 +449,21 @@ class _Job:
 class _Records:
     """What was changed in one event, bounded however much it was."""
 
-    __slots__ = ("_changes", "_rest", "section")
+    __slots__ = ("_changes", "_left", "_rest", "section")
 
     def __init__(self) -> None:
         self.section = ""
         self._changes: list[Change] = []
+        self._left = MAX_RECORD_BYTES
         self._rest: dict[str, dict[str, None]] = {}
 
     def add(self, path: str, rules: tuple[str, ...]) -> None:
-        if len(self._changes) < MAX_RECORDS:
+        if self._left > 0:
+            self._left -= len(path) if path.isascii() else len(encode(path))
+            self._left -= sum(map(len, rules[1:]))
+            if len(self._changes) >= MAX_RECORDS:
+                self._left = 0
+        if self._left > 0:
             self._changes.append(Change(path, rules))
         else:
             self._rest.setdefault(self.section, {}).update(dict.fromkeys(rules))

@@ -3,6 +3,10 @@
 ``*`` is one level, ``**`` any number of levels, none included; at the end of a path ``**`` is everything below. A list
 item is one level, named by its index. A key that has dots in it is also found by the parts between its dots, and a key
 is compared as it is and as it is seen, folded.
+
+The paths are customers' and the keys are senders', so the work for one key is bounded: so many parts, so many places
+in the tree at once, so many places over all parts, and so many characters to fold. What lies beyond is not looked at
+but taken: the value of such a key goes by the first of the rules that might still have found it.
 """
 
 from __future__ import annotations
@@ -12,17 +16,26 @@ from typing import Final
 
 import re2
 
+from logstitch.redaction.budget import Budget
 from logstitch.redaction.definitions import SECTIONS
 from logstitch.redaction.folding import fold
 
 MAX_PATH_CHARS: Final = 512
 MAX_PATH_PARTS: Final = 32
+MAX_KEY_PARTS: Final = 64
+"""Of a key with dots. A path without ``**`` cannot find more than its own 32."""
+MAX_LIVE: Final = 256
+"""Places in the tree at once. Paths share what they begin with, so only wildcards in many combinations make so many."""
+MAX_STEPS: Final = 4096
+"""Places over all parts of one key: 2 to 4 ms."""
+MAX_FOLDED: Final = 8192
+"""Characters of a key that is not plain ASCII. No path is nearly as long."""
 
 
 class Node:
     """A place in the tree of all paths: where each next part of a key leads."""
 
-    __slots__ = ("any", "below", "named", "rule")
+    __slots__ = ("any", "below", "first", "named", "rule")
 
     def __init__(self, below: bool = False) -> None:
         self.named: dict[str, Node] = {}
@@ -31,6 +44,8 @@ class Node:
         """Whether the node stands for ``**``: it is still there one level down."""
         self.rule: int | None = None
         """The first rule one of whose paths ends here."""
+        self.first: int | None = None
+        """The first rule one of whose paths goes through here or ends here."""
 
 
 Nodes = tuple[Node, ...]
@@ -61,11 +76,13 @@ def tree(rules: Iterable[Iterable[str]]) -> Node | None:
                 if part == "**":
                     node = node.named.setdefault("**", Node(below=True))
                     if place == len(parts) - 1:
+                        _mark(node, index)
                         node.any = node = node.any or Node()
                 elif part == "*":
                     node.any = node = node.any or Node()
                 else:
                     node = node.named.setdefault(part, Node())
+                _mark(node, index)
             if node.rule is None:
                 node.rule = index
     return root if root.named else None
@@ -76,19 +93,40 @@ def start(root: Node) -> Nodes:
     return _closure((root,))
 
 
-def step(nodes: Nodes, key: str) -> tuple[Nodes, int | None]:
-    """One level down: where the paths are now, and the first rule that has reached its end."""
+def step(nodes: Nodes, key: str, budget: Budget | None = None) -> tuple[Nodes, int | None]:
+    """One level down: where the paths are now, and the first rule that has reached its end, or may have.
+
+    ``budget`` is told the steps that it took. It is for the caller to look at the clock after at most ``MAX_STEPS``.
+    """
     found: dict[Node, None] = {}
+    steps = 0
+    unsure: Nodes = ()
     for name in _spellings(key):
+        if name is None:
+            unsure += nodes
+            continue
+        steps += len(nodes)
         found.update(dict.fromkeys(_one_level(nodes, name)))
         if "." in name:
             # As if each part were a level, but a wildcard level may stand for the whole key as well.
-            parts = name.split(".")
             now = nodes
-            for part in parts:
+            for place, part in enumerate(name.split(".", MAX_KEY_PARTS)):
+                if not now:
+                    break
+                if place == MAX_KEY_PARTS or len(now) > MAX_LIVE or steps > MAX_STEPS:
+                    unsure += now
+                    break
+                steps += len(now)
                 now = _one_level(now, part)
-            found.update(dict.fromkeys(now))
+            else:
+                found.update(dict.fromkeys(now))
+    if len(found) > MAX_LIVE:
+        unsure += tuple(found)
+    if budget is not None:
+        budget.steps += steps + (0 if key.isascii() else min(len(key), MAX_FOLDED) // 16)
     rules = [node.rule for node in found if node.rule is not None]
+    if not rules and unsure:
+        rules = [node.first for node in unsure if node.first is not None]
     return tuple(found), min(rules, default=None)
 
 
@@ -104,9 +142,17 @@ def key_patterns(paths: Iterable[str]) -> Iterator[str]:
         yield re2.escape(parts[last]) + ('":' if last == len(parts) - 1 else '(?:":|\\.)')
 
 
-def _spellings(key: str) -> tuple[str, ...]:
+def _mark(node: Node, rule: int) -> None:
+    if node.first is None:
+        node.first = rule
+
+
+def _spellings(key: str) -> tuple[str | None, ...]:
+    """The readings of a key; None for the one that would take too long."""
     if key.isascii() and key.isprintable():
         return (key,)
+    if len(key) > MAX_FOLDED:
+        return (key, None)
     folded = fold(key)
     return (key,) if folded == key else (key, folded)
 
@@ -125,10 +171,12 @@ def _one_level(nodes: Nodes, name: str) -> Nodes:
 
 
 def _closure(nodes: Iterable[Node]) -> Nodes:
-    """``**`` may stand for no level at all."""
+    """``**`` may stand for no level at all. One node more than ``MAX_LIVE`` is as good as all of them."""
     found: dict[Node, None] = {}
     waiting = list(nodes)
     for node in waiting:
+        if len(found) > MAX_LIVE:
+            break
         if node not in found:
             found[node] = None
             if (below := node.named.get("**")) is not None:

@@ -48,6 +48,11 @@ MAX_PATTERN_CHARS: Final = 512
 MAX_FIELDS: Final = 50
 MAX_PROGRAM: Final = 2000
 """Instructions that a pattern may compile to, forwards or backwards: what one byte of text can cost, at worst."""
+_CHECK_MEMORY: Final = 768 * 1024
+"""Bytes for a pattern that is checked: room for twice ``MAX_PROGRAM`` in both directions. What is far larger is refused
+while it is being compiled, after milliseconds and not tens of them."""
+_RE2_TOO_LARGE: Final = "pattern too large"
+_FAR_TOO_LARGE: Final = f"Is too large: compiles to far more than {MAX_PROGRAM} instructions"
 
 # Matching the empty string may need a certain place: the edge of a word, a line, the text.
 _PLACES: Final = (b"", b"a", b"a b", b" ", b"-", b"\n", b"a\n")
@@ -116,7 +121,7 @@ def pattern_finder(pattern: str) -> Finder:
             raise OverBudget
         pos = 0
         while pos <= len(data):
-            budget.count(len(data) - pos)
+            budget.count(len(data) - pos, size)
             if (match := regex.search(data, pos)) is None:
                 return
             start, pos = match.span()
@@ -141,12 +146,19 @@ def _pattern_error(pattern: str | None) -> str | None:
     if len(pattern) > MAX_PATTERN_CHARS:
         return f"Must have at most {MAX_PATTERN_CHARS} characters"
     try:
-        regex = compile_re2(pattern)
+        regex = compile_re2(pattern, _CHECK_MEMORY)
     except re2.error as error:
         reason = error.args[0]
-        return str(reason.decode(errors="replace") if isinstance(reason, bytes) else reason)
+        reason = str(reason.decode(errors="replace") if isinstance(reason, bytes) else reason)
+        return _FAR_TOO_LARGE if reason.startswith(_RE2_TOO_LARGE) else reason
     except UnicodeEncodeError:
         return "Must be valid Unicode"
+    if (size := regex.programsize) <= MAX_PROGRAM:  # Else the other direction need not be compiled.
+        size = regex.reverseprogramsize
+    if size < 0:  # It did not fit.
+        return _FAR_TOO_LARGE
+    if size > MAX_PROGRAM:
+        return f"Is too large: compiles to {size} instructions, of at most {MAX_PROGRAM}"
     bare = without_assertions(pattern)
     if bare is None:
         return "Must not use \\C: it matches half a character"
@@ -154,8 +166,6 @@ def _pattern_error(pattern: str | None) -> str | None:
         match.start() == match.end() for place in _PLACES for match in regex.finditer(place)
     ):
         return "Must not match the empty string"
-    if (size := max(regex.programsize, regex.reverseprogramsize)) > MAX_PROGRAM:
-        return f"Is too large: compiles to {size} instructions, of at most {MAX_PROGRAM}"
     return None
 
 

@@ -67,29 +67,37 @@ class Scan(NamedTuple):
         for index, text in enumerate(texts):
             length = len(text) + 1
             if size + length > self.chunk and index > start:
-                yield self._in_chunk(texts[start:index], start)
+                yield from self._in_chunk(texts[start:index], start)
                 start, size = index, 0
             size += length
         if start < len(texts):
-            yield self._in_chunk(texts[start:] if start else texts, start)
+            yield from self._in_chunk(texts[start:] if start else texts, start)
 
-    def _in_chunk(self, texts: Sequence[bytes], base: int) -> list[int]:
+    def _in_chunk(self, texts: Sequence[bytes], base: int) -> Iterator[list[int]]:
         if len(texts) == 1 and len(texts[0]) > self.limit:
-            return [base]
+            yield [base]
+            return
         data = _SEPARATOR.join(texts)
         match = self.regex.search(data)
         if match is None:
-            return []
+            yield []
+            return
         # Where each text starts; the separator before it goes with it, since a match may begin there.
         starts = [0, *accumulate(len(text) + 1 for text in texts)]
         found = []
+        looked = len(data)
         while match is not None:
             index = bisect_right(starts, match.end() - 1 if self.by_end else match.start()) - 1
             found.append(base + index)
             if index + 1 >= len(texts):
                 break
+            # A match that may go on may be looked for up to the end of the chunk, for each text anew.
+            looked += len(data) - starts[index + 1]
+            if looked > self.limit:
+                yield found
+                found, looked = [], len(data) - starts[index + 1]
             match = self.regex.search(data, starts[index + 1] - self.by_end)
-        return found
+        yield found
 
 
 def builtin_scan(slugs: Iterable[str], *, json: bool) -> Scan | None:

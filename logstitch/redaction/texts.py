@@ -6,13 +6,17 @@ What is left and right of a replacement is never joined: each piece is matched a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from logstitch.redaction.behaviors import Replace
 from logstitch.redaction.budget import MAX_TEXT, MAX_UNICODE_TEXT, Budget, OverBudget
 from logstitch.redaction.builtins import Finder, Span
 from logstitch.redaction.definitions import REDACTED
 from logstitch.redaction.folding import View, views
+
+_MAX_GROWN: Final = 64 * 1024
+_MAX_GROWTH: Final = 4
+"""Characters of a text that replacements (a hash has 71) made longer: the larger of 64 K and four times the text."""
 
 
 class TextRule(NamedTuple):
@@ -33,10 +37,11 @@ class Redacted(NamedTuple):
 def redact_text(text: str, rules: Sequence[TextRule], budget: Budget) -> Redacted | None:
     """``text`` as ``rules`` allow it to be stored; None where none of them finds anything.
 
-    A text that is too long, or that takes too long, becomes ``[REDACTED]`` altogether.
+    A text that is too long, that takes too long or that replacements make far longer becomes ``[REDACTED]`` altogether.
     """
     changed: list[str] = []
     place = 0
+    growth = max(_MAX_GROWN, _MAX_GROWTH * len(text)) - len(text)
     try:
         if len(text) > MAX_TEXT or (len(text) > MAX_UNICODE_TEXT and not text.isascii()):
             raise OverBudget
@@ -49,7 +54,11 @@ def redact_text(text: str, rules: Sequence[TextRule], budget: Budget) -> Redacte
                 spans = [(begin + start, begin + end) for begin, spans in found for start, end in spans]
                 for start, end in spans:
                     budget.count(0)
-                    replaced.append((start, end, rule.replace(text[start:end])))
+                    instead = rule.replace(text[start:end])
+                    growth -= len(instead) - (end - start)
+                    if growth < 0:
+                        raise OverBudget
+                    replaced.append((start, end, instead))
                 left = _without(text, left, spans, budget)
     except OverBudget:
         return Redacted(REDACTED, tuple(dict.fromkeys([*changed, *(rule.id for rule in rules[place:])])))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import random
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from logstitch.redaction.engine import MAX_RECORDS, Change, RuleSet, redact, redact_batch
+from logstitch.redaction.engine import MAX_RECORD_BYTES, MAX_RECORDS, Change, RuleSet, redact, redact_batch
 from logstitch.redaction.rules import DEFAULT_BUILTINS, Behavior, CustomRule, RuleType, compile_rules
 
 CARD = "4111111111111111"
@@ -157,13 +158,50 @@ def test_a_record_holds_nothing_of_a_key_that_was_redacted() -> None:
 
 
 def test_records_are_bounded() -> None:
-    event = {"changes": [{"field": "f", "before": [CARD] * 1500, "after": {"ssn": ["123-45-6789"] * 200}}]}
+    event = {"metadata": {"a": [CARD] * 1500, "ssn": ["123-45-6789"] * 200}}
 
     result = redact(event, DEFAULT)
 
     assert len(result.changes) == MAX_RECORDS + 1
-    assert result.changes[-1] == Change("changes", ("builtin_credit_card", "builtin_ssn"))
-    assert set(result.event["changes"][0]["before"]) == {"[REDACTED]"}
+    assert result.changes[-1] == Change("metadata", ("builtin_credit_card", "builtin_ssn"))
+    assert set(result.event["metadata"]["a"]) == {"[REDACTED]"}
+
+
+@pytest.mark.parametrize("letter", ["k", "\u20ac"])
+def test_records_are_bounded_in_bytes(letter: str) -> None:
+    value: Any = [CARD] * 500
+    for _ in range(20):
+        value = {letter * 200: value}
+
+    result = redact({"metadata": value, "changes": [{"field": CARD}]}, DEFAULT)
+
+    assert sum(len(change.field.encode()) for change in result.changes) <= MAX_RECORD_BYTES + 100
+    assert 1 < len(result.changes) < 10
+    assert result.changes[-2:] == (
+        Change("metadata", ("builtin_credit_card",)),
+        Change("changes", ("builtin_credit_card",)),
+    )
+    assert CARD not in str(result.event)
+
+
+def test_the_rules_in_records_are_bounded_too() -> None:
+    many = rules(*[pattern(char, id=f"rule-{number:03}") for number, char in enumerate("abcdefghijklmnopqrstuvwxyz")])
+
+    result = redact({"metadata": {"t": [f"abcdefghijklmnopqrstuvwxyz{n}" for n in range(900)]}}, many)
+
+    assert sum(len(change.field) + len("".join(change.rules)) for change in result.changes) < 2 * MAX_RECORD_BYTES
+    assert len(result.changes[-1].rules) == 26
+
+
+def test_a_text_that_replacements_make_far_longer_is_replaced() -> None:
+    hashed = rules(pattern("a", behavior=Behavior.HASH, id="p1"), pattern("b", id="p2"))
+
+    result = redact({"metadata": {"long": "a" * 2_000, "few": "a" + "x" * 200_000, "short": "aa"}}, hashed)
+
+    assert result.event["metadata"]["long"] == R
+    assert len(result.event["metadata"]["few"]) == 200_071
+    assert len(result.event["metadata"]["short"]) == 2 * 71
+    assert result.changes[0] == Change("metadata.long", ("p1", "p2"))
 
 
 # -- behaviours ----------------------------------------------------------------------------------------------------
@@ -256,6 +294,32 @@ def test_a_key_is_found_by_what_it_looks_like() -> None:
         "ＳＳＮ": R,
         "s\u200bsn": R,
     }
+
+
+def test_a_key_of_too_many_parts_is_taken_where_a_path_may_still_find_it() -> None:
+    shown = {"a." * 63 + "ssn": 1, "a." * 63 + "b": 2, "a." * 64 + "ssn": 3, "a." * 64 + "b": 4, "a." * 9000 + "b": 5}
+
+    assert list(metadata(shown, rules(on("metadata.**.ssn"))).values()) == [R, 2, R, R, R]
+    assert metadata(shown, rules(on("metadata.a.a.ssn", "metadata.*.b"))) == shown
+
+
+def test_a_key_that_is_too_long_to_fold_is_taken() -> None:
+    long, short = "s\u200bsn" + "\u200b" * 9000, "s\u200bsn" + "\u200b" * 8000
+
+    assert metadata({long: 1, short: 2, "ssn_": 3}, rules(on("metadata.ssn"))) == {long: R, short: R, "ssn_": 3}
+
+
+def test_a_key_that_paths_may_find_in_too_many_ways_is_taken() -> None:
+    crossing = [f"metadata.**.a.{'*.' * n}**.b{n}" for n in range(20)]
+    dice = random.Random(2)
+    many = [f"metadata.**.{'.'.join(dice.choices('*a', k=29))}.z" for _ in range(50)]
+    deep: Any = 1
+    for _ in range(25):
+        deep = {"a": deep}
+
+    assert metadata({"a.a.a.a": 1, "z": 2}, rules(on(*crossing))) == {"a.a.a.a": 1, "z": 2}
+    assert R in str(metadata({"a": deep, "z": 1}, rules(on(*many))))
+    assert metadata({"a": {"a": 1}, "z": 1}, rules(on(*many))) == {"a": {"a": 1}, "z": 1}
 
 
 def test_a_key_that_is_called_like_a_wildcard_is_no_wildcard() -> None:

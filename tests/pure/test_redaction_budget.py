@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from logstitch.redaction.budget import SLICE_SECONDS, VALUE_SECONDS
+from logstitch.redaction import paths
+from logstitch.redaction.budget import SLICE_SECONDS, VALUE_SECONDS, Budget, OverBudget
 from logstitch.redaction.engine import Redaction, RuleSet, redact, redact_batch, slices
 from logstitch.redaction.rules import DEFAULT_BUILTINS, Behavior, CustomRule, RuleType, check_rule, compile_rules
 from logstitch.redaction.scan import pattern_scans
@@ -69,6 +72,20 @@ def before(value: Any) -> list[Mapping[str, Any]]:
     return [{"changes": [{"field": "f", "before": value}]}]
 
 
+def on(*fields: str) -> RuleSet:
+    rule = CustomRule("f", "rule", RuleType.FIELD_REDACT, None, fields, Behavior.REPLACE, True)
+    check_rule(rule)
+    return compile_rules((), [rule], secret=b"s")
+
+
+def crossing_paths() -> Iterator[str]:
+    dice = random.Random(2)
+    for _ in range(50):
+        yield "metadata.**." + ".".join(dice.choices("*a", k=29)) + ".z"
+
+
+CROSSING = on(*crossing_paths())
+LARGE = of(*[f"[ab]*a[ab]{{950}}[ab]{{950}}c{n}" for n in range(31)], "Q")
 EXPLODING = [f"a[ab]{{{400 - n}}}x" for n in range(100)]
 STORMS: dict[str, tuple[RuleSet, Sequence[Mapping[str, Any]]]] = {
     "all matches of a quadratic pattern": (of(".*[^A-Z]|[A-Z]"), metadata(*["A" * 32_000] * 20)),
@@ -84,6 +101,14 @@ STORMS: dict[str, tuple[RuleSet, Sequence[Mapping[str, Any]]]] = {
     "half tokens": (DEFAULT, before("eyJ" * 80_000 + ".a.b")),
     "combining marks": (DEFAULT, before("e\u0301" * 1_000_000)),
     "hidden cards": (DEFAULT, metadata(*[f"{n}" + "e\u0301" * 7_000 + CARD for n in range(20)])),
+    "paths that cross in a key of many parts": (CROSSING, [{"metadata": {"a." * 8_000: 1, "z": 2}}]),
+    "paths that cross in many keys": (
+        CROSSING,
+        [{"metadata": {f"{'a.' * 30}{n}": 1 for n in range(20_000)} | {"z": 2}}],
+    ),
+    "a long key": (on("changes.**.password"), before({"a." * 1_000_000: 1, "\u0416." * 500_000: 1, "password": 2})),
+    "large programs": (LARGE, metadata(*[f"Q{n}" + letters(4_090) for n in range(20)])),
+    "texts that all match to the end": (of("(?s)a[^b]*[ab]{100}"), before([f"a{n}" for n in range(20_000)])),
     "nesting": (DEFAULT, before([[[[[CARD]]]]] * 60_000)),
 }
 
@@ -126,6 +151,55 @@ def test_a_value_over_its_budget_is_replaced_and_the_rules_that_did_not_finish_a
         ("metadata.long", ("p0", "p1")),
         ("metadata.short", ("p1",)),
     ]
+
+
+def test_the_clock_is_looked_at_after_so_much_work_whatever_the_size_of_a_text() -> None:
+    clock = Clock(1.0)
+    budget = Budget(clock)
+
+    def looks(calls: int, size: int, program: int) -> float:
+        budget.begin_value()
+        before = clock.now
+        for _ in range(calls):
+            with contextlib.suppress(OverBudget):
+                budget.count(size, program)
+        return clock.now - before
+
+    assert looks(31, 4_096, 2_000) == 31
+    assert looks(100, 10, 10) == 3
+    assert 30 <= looks(100, 100, 1_000) <= 100
+    assert looks(1_000, 1, 1) < 40
+
+
+def test_a_value_that_large_programs_look_through_is_given_up() -> None:
+    event = metadata("Q" + letters(4_090))[0]
+
+    ((redacted, changes),), times = run(slices([event], replace(LARGE, json_scans=None, text_scans=None)))
+
+    assert redacted == {"metadata": {"t": "[REDACTED]"}}
+    assert changes[0].field == "metadata.t"
+    assert max(times) < MOST
+
+
+@pytest.mark.parametrize(
+    ("rules", "key"),
+    [(CROSSING, "a." * 8_000), (on("metadata.**.z"), "a." * 1_000_000), (on("metadata.**.z"), "\u0416." * 1_000_000)],
+)
+def test_a_key_takes_little_time_whatever_the_paths(rules: RuleSet, key: str) -> None:
+    ((redacted, _),), times = run(slices([{"metadata": {key: 1, "z": 2}}], rules))
+
+    assert redacted["metadata"][key] == "[REDACTED]"
+    assert max(times) < MOST
+
+
+def test_what_a_key_takes_is_counted() -> None:
+    budget = Budget(Clock())
+    assert CROSSING.root is not None
+    nodes, _ = paths.step(paths.start(CROSSING.root), "metadata", budget)
+
+    paths.step(nodes, "a." * 40, budget)
+
+    assert 40 < budget.steps <= paths.MAX_STEPS + 2 * paths.MAX_LIVE
 
 
 def test_time_that_others_had_does_not_count() -> None:
@@ -195,3 +269,13 @@ def test_a_text_that_is_too_long_to_be_scanned_is_suspected() -> None:
     short, long = b"x" * scan.limit, b"x" * (scan.limit + 1)
 
     assert [index for found in scan.suspects([short, long, short]) for index in found] == [1]
+
+
+def test_a_scan_lets_others_have_a_turn_where_every_text_is_looked_at_to_the_end_of_the_chunk() -> None:
+    (scan,) = pattern_scans(["(?s)a.*[ab]{100}"], json=False)
+    texts = [b"a"] * 3_000 + [b"b" * 200]
+
+    found = list(scan.suspects(texts))
+
+    assert len(found) > 20
+    assert [index for part in found for index in part] == list(range(3_000))

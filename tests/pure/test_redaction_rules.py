@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import re2
 
@@ -77,6 +79,25 @@ def test_a_pattern_has_limits() -> None:
     assert message.startswith("Is too large: compiles to ")
     assert details(pattern_rule(r"a\Cb")) == [("pattern", r"Must not use \C: it matches half a character")]
     assert details(pattern_rule("a\ud800")) == [("pattern", "Must be valid Unicode")]
+
+
+@pytest.mark.parametrize("pattern", [r"(?i)[\pL\pN]{60}x", r"[\pL\pN]{200}", r"(?i)(?:\pL{10}){30}", r"\PM{900}"])
+def test_a_pattern_that_is_far_too_large_is_refused_at_once(pattern: str) -> None:
+    start = time.thread_time()
+    ((field, message),) = details(pattern_rule(pattern))
+    used = time.thread_time() - start
+
+    assert field == "pattern"
+    assert message.startswith("Is too large: compiles to ")
+    assert used < 0.02
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["(?:a|bc)" * 60, "a?" * 250 + "b", "[ab]*a[ab]{950}[ab]{950}c", r"\pL{1}x", "(?i)" + "straße|" * 70 + "x"],
+)
+def test_a_pattern_that_is_just_not_too_large_is_taken(pattern: str) -> None:
+    check_rule(pattern_rule(pattern))
 
 
 def test_every_bad_field_path_is_named() -> None:
