@@ -159,9 +159,8 @@ class Ingest:
                 if trio.current_time() - turn > TURN_SECONDS:
                     await trio.lowlevel.checkpoint()
                     turn = trio.current_time()
-            redacted_count = sum(len(fields) for fields in changes)
             batch = PreparedBatch(
-                prepared, request.batch, request.received_at_ms, redacted_count, request.daily_limit, redacted.version
+                prepared, request.batch, request.received_at_ms, request.daily_limit, redacted.version
             )
             await put(_Work(envelope, batch))
 

@@ -434,7 +434,7 @@ class EventsCreated(TypedDict):
     __pydantic_config__ = _CLOSED  # type: ignore[misc]
 
     ids: Annotated[list[EventId], Field(min_length=1, max_length=100, description="One id an event, in their order.")]
-    redacted_count: Annotated[int, Field(ge=0, description="How many field values redaction changed.")]
+    redacted_count: Annotated[int, Field(ge=0, description="How many field values redaction changed; not in replays.")]
     request_id: RequestId
 
 

@@ -38,7 +38,6 @@ class PreparedBatch:
     events: Sequence[PreparedEvent]
     batch: bool
     received_at_ms: int
-    redacted_count: int
     daily_limit: int | None
     rules_version: int
 
@@ -46,7 +45,8 @@ class PreparedBatch:
 @dataclass(frozen=True, slots=True)
 class Recorded:
     """One request's events are stored, or were before. ``ids`` as answered, in request order; ``replays`` of them were
-    stored by an earlier request."""
+    stored by an earlier request, and ``redacted_count`` is of the others: what this one would have changed is not what
+    was changed then."""
 
     ids: tuple[str, ...]
     redacted_count: int
@@ -135,7 +135,7 @@ class GroupCommit:
             prefix = lexeme_prefix(no, segment)
             times = [event.occurred_at_ms for event in part]
             spans[segment] = min(times), max(times)
-            for _, _, tenant_id, _, _, content_hash, facets, tail in part:
+            for _, _, tenant_id, _, _, content_hash, facets, tail, _ in part:
                 seq += 1
                 tenant, log = tenants[tenant_id], leaves[tenant_id]
                 rows.append(events.row(no, seq, tenant.no, tenant.size + len(log), prefix, facets, tail))
@@ -190,12 +190,14 @@ def _admit(
             head = day_after
             known |= decision.keys
             if decision.replays:
-                admitted += [batch.events[position] for position in decision.fresh]
+                fresh: Sequence[PreparedEvent] = [batch.events[position] for position in decision.fresh]
                 texts = tuple([event_id_text(event_id) for event_id in decision.ids])
             else:
-                admitted += batch.events
-                texts = tuple([event.id_text for event in batch.events])
-            outcomes.append(Recorded(texts, batch.redacted_count, decision.replays))
+                fresh = batch.events
+                texts = tuple([event.id_text for event in fresh])
+            admitted += fresh
+            redacted_count = sum([event.redacted_count for event in fresh])
+            outcomes.append(Recorded(texts, redacted_count, decision.replays))
         else:
             outcomes.append(decision)
     return outcomes, admitted, replace(head, seq=head.seq + len(admitted))

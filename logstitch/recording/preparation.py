@@ -35,6 +35,8 @@ class PreparedEvent(NamedTuple):  # a tuple, because it is made for every event 
     content_hash: bytes
     facets: Sequence[bytes]
     tail: bytes
+    redacted_count: int
+    """Field values that redaction changed."""
 
 
 class Preparation:
@@ -120,6 +122,7 @@ class Preparation:
             content_hash,
             facets(event),
             tail,
+            len(changes),
         )
 
 

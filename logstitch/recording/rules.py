@@ -215,7 +215,7 @@ class RuleChange:
         prepared = Preparation(secret).prepare(
             [IncomingEvent(raw, None)], [raw], [()], received_at_ms=received_at_ms, ids=[self._event_id]
         )
-        batch = PreparedBatch(prepared, False, received_at_ms, 0, None, version)
+        batch = PreparedBatch(prepared, False, received_at_ms, None, version)
         (outcome,) = GroupCommit(self._project_no).run(conn, [batch])
         if not isinstance(outcome, Recorded):
             raise TypeError(f"a change of rules was not recorded: {type(outcome).__name__}")

@@ -193,6 +193,7 @@ async def test_a_retry_after_a_change_of_rules_is_still_the_same_event(database_
         await create(bench)
         again = await bench.submit(sent)
         assert (again.ids, again.replays) == (first.ids, 1)
+        assert again.redacted_count == 0  # what is stored was not changed by the newer rule
         with pytest.raises(Conflict):
             await bench.submit(sent | {"metadata": {"note": "ACCT-43"}})
 

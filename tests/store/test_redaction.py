@@ -181,7 +181,7 @@ def batch(conn: Connection, no: int, rules_version: int, **fields: Any) -> Prepa
         received_at_ms=1_700_000_000_000,
         ids=MINT.mint(1, 1_700_000_000_000),
     )
-    return PreparedBatch(prepared, False, 1_700_000_000_000, 0, None, rules_version)
+    return PreparedBatch(prepared, False, 1_700_000_000_000, None, rules_version)
 
 
 @pytest.mark.parametrize("version", [0, 1, 3, 4])
