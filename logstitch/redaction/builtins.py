@@ -3,6 +3,7 @@
 A finder reads bytes (UTF-8, one view of a text) and yields spans from left to right. ``suspicion`` gives for each
 built-in a pattern that matches wherever its finder would find something, in any context, so that a text without it need
 not be looked at. It is used on text with ``" "`` and ``"-"``, and on JSON with every space and dash that folds to them.
+One reading of a text sets its superscripts and circled digits apart by ``folding.APART``; nothing else is told by it.
 
 Sources: ISO/IEC 7812-1 and the networks' published issuer ranges; Luhn, US patent 2,950,048; SSN: Social Security
 Administration, "SSN Randomization" (POMS RM 10201.035); North American Numbering Plan; RFC 7519; RFC 6750, 2.1.
@@ -17,6 +18,7 @@ from typing import Any, Final
 import re2
 
 from logstitch.redaction.budget import Budget
+from logstitch.redaction.folding import APART
 
 Span = tuple[int, int]
 Finder = Callable[[bytes, Budget], Iterator[Span]]
@@ -90,14 +92,18 @@ def _lengths_by_prefix() -> dict[bytes, tuple[int, ...]]:
 _LENGTHS: Final = _lengths_by_prefix()
 _VALUE = bytes(max(0, byte - 48) for byte in range(256))
 _DOUBLED = bytes(sum(divmod(2 * max(0, byte - 48), 10)) if 48 <= byte < 58 else 0 for byte in range(256))
-_RUN = re.compile(rb"[0-9](?:[ -]?[0-9])*")
+_SEPARATORS: Final = f" {APART}-".encode()
+_RUN = re.compile(rb"[0-9](?:[%b]?[0-9])*" % _SEPARATORS)
+# A whole number and its point: no letter, and no other point, stands before it.
+_WHOLE = re.compile(rb"(?<![0-9A-Za-z_.\x80-\xff])[0-9]{1,20}\.\Z")
+_WHOLE_CHARS: Final = 22
 _DIGIT = re.compile(rb"[0-9]")
 _UUID = re.compile(rb"(?<![0-9A-Za-z])[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}(?![0-9A-Za-z])")
 _UUID_CHARS: Final = 36
 _HEX = re.compile(rb"(?<![0-9A-Za-z])(?:[0-9a-f]{32,128}|[0-9A-F]{32,128})(?![0-9A-Za-z])")
 _DIGEST_CHARS: Final = frozenset((32, 40, 56, 64, 96, 128))
 """Of MD5, SHA-1, SHA-224, SHA-256, SHA-384 and SHA-512 in hex."""
-_CARD = r"(?:^|[^0-9])(?:[34568][{s}{d}]?[0-9]|2[{s}{d}]?[2-7]|9[{s}{d}]?7)(?:[{s}{d}]?[0-9]){{11}}"
+_CARD = r"(?:[34568][{s}{d}]?[0-9]|2[{s}{d}]?[2-7]|9[{s}{d}]?7)(?:[{s}{d}]?[0-9]){{11}}"
 
 
 def luhn(digits: bytes) -> bool:
@@ -109,8 +115,9 @@ def find_cards(data: bytes, budget: Budget) -> Iterator[Span]:
     """13 to 19 digits, with at most one space or dash between two, that a real issuer could have given out.
 
     A card is not a part of a longer run of digits, but may have other numbers beside it (an expiry date, a line
-    number) that only a space or a dash sets apart; and it is neither the fraction of a decimal number nor a part of a
-    UUID or of a digest in hex, one in a thousand of which has a valid card in it.
+    number) that only a space, a dash or their being superscripts sets apart; and it is neither the fraction of a
+    decimal number, which nobody groups, nor a part of a UUID or of a digest in hex, one in a thousand of which has a
+    valid card in it.
     """
     pos = 0
     while True:
@@ -130,7 +137,7 @@ def find_cards(data: bytes, budget: Budget) -> Iterator[Span]:
 
 def _cards_in_run(data: bytes, start: int, end: int, budget: Budget) -> Iterator[Span]:
     run = data[start:end]
-    digits = run.translate(None, b" -")
+    digits = run.translate(None, _SEPARATORS)
     if len(digits) < _MIN_CARD:
         return
     if len(digits) == len(run):
@@ -140,15 +147,17 @@ def _cards_in_run(data: bytes, start: int, end: int, budget: Budget) -> Iterator
         places = [place for place, byte in enumerate(run) if byte >= 48]
         begins = [i for i, place in enumerate(places) if i == 0 or places[i - 1] != place - 1]
         ends = {i: start + places[i - 1] + 1 for i in [*begins[1:], len(digits)]}
-    fraction = start >= 2 and data[start - 1] == 46 and 48 <= data[start - 2] < 58
+    fraction = data[start - 1 : start] == b"." and _WHOLE.search(data, max(0, start - _WHOLE_CHARS), start) is not None
     done = 0
     for i in begins:
-        if i < done or (fraction and i == 0):
+        if i < done:
             continue
         for length in _LENGTHS.get(digits[i : i + 4], ()):
             if i + length in ends:
                 budget.count(0)
                 first, last = start + (places[i] if places else 0), ends[i + length]
+                if fraction and i == 0 and last - first == length:
+                    continue
                 if luhn(digits[i : i + length]) and not _in_identifier(data, first, last):
                     done = i + length
                     yield first, last
@@ -245,27 +254,37 @@ _JWT_EXACT = r"eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*(?:\.[A-Za-z0-9_
 
 _AWS = r"A[KS]IA[A-Z0-9]{{16}}"
 
-_BEARER = r"(?i:bearer)(?:[\t\r\n{s}]|\\[trn])+[A-Za-z0-9._~+/{d}]{{8}}"
-_BEARER_EXACT = r"(?i:bearer)[ \t\r\n]+[A-Za-z0-9._~+/-]{8,}=*"
-_WORDS = re.compile(rb"[A-Za-z]?[a-z]{0,14}(?:[-._/+~]+[A-Za-z]?[a-z]{0,14})*")
+# What ends a token in a log line: white space, quotes, commas, brackets, and what parts a query or an escape.
+_BEARER_CHARS = r"[A-Za-z0-9._~+/|:=%!#$*?@^{d}]"
+_BEARER = r"(?i:bearer)(?:[\t\r\n{s}:=+]|%20|%3[AaDd]|\\[trn])+(?:\\*[\x22'\x60])?" + _BEARER_CHARS + "{{8}}"
+_BEARER_FRONT = r"(?i:bearer)(?:[ \t\r\n:=+]|%20|%3[AaDd])+(?:\\*[\x22'\x60])?"
+_BEARER_FRONT_EXACT = re.compile(_BEARER_FRONT.encode())
+_WORDS = re.compile(rb"[A-Za-z]?[a-z]{0,14}(?:[-._/+~=]+[A-Za-z]?[a-z]{0,14})*")
+_HAS_SPECIAL = re.compile(rb"[|:%!#$*?@^]")
 _HAS_DIGIT = re.compile(rb"[0-9]")
 _MIN_MIXED: Final = 12
 
 # A prefix and enough of what follows it to suspect a key; and the exact forms, each bounded in length so that one that
 # is refused costs little. The rest of a longer key is taken by _KEY_REST.
 _KEY = (
-    r"(?:[srp]k_(?:live|test)_|gh[oprsu]_|github_pat_|xox[abeoprs][{d}]|xapp[{d}]|AIza|ya29\.|GOCSPX[{d}]"
+    r"(?:[srp]k_(?:live|test)_|gh[oprsu]_|github_pat_|xox[abeoprs][{d}]|xapp[{d}]|AIza|GOCSPX[{d}]"
     r"|gl(?:pat|dt|rt|cbt|ptt|ft|imt|agent|oas|soat)[{d}]|npm_|pypi[{d}]|SG\.|[mp]k_|whsec_|do[opr]_v1_"
-    r"|shp(?:at|ca|pa|ss)_|hf_|sq0[a-z]{{3}}[{d}]|xkeysib[{d}])[A-Za-z0-9_+/{d}]{{10}}"
+    r"|shp(?:at|ca|pa|ss)_|hf_|sq0[a-z]{{3}}[{d}]|xkeysib[{d}]|lin_(?:api|oauth)_|AT[AC]TT3|EAAA)[A-Za-z0-9_+/{d}]{{10}}"
+    r"|ya29\.[A-Za-z0-9_.{d}]{{10}}"
     r"|(?:SK|key[{d}]|dapi)[0-9a-f]{{10}}|{b}sk[{d}][A-Za-z0-9_{d}]{{10}}"
 )
 _KEY_EXACT = re.compile(
     rb"[srp]k_(?:live|test)_[0-9A-Za-z]{10,200}"  # Stripe
     rb"|gh[oprsu]_[0-9A-Za-z]{20,255}|github_pat_[0-9A-Za-z_]{20,255}"  # GitHub
     rb"|xox[abeoprs]-[0-9A-Za-z-]{10,255}|xapp-[0-9]-[0-9A-Za-z-]{10,255}"  # Slack
-    rb"|AIza[0-9A-Za-z_-]{35}|ya29\.[0-9A-Za-z_-]{20,255}|GOCSPX-[0-9A-Za-z_-]{20,64}"  # Google
+    rb"|AIza[0-9A-Za-z_-]{35}|GOCSPX-[0-9A-Za-z_-]{20,64}"  # Google
+    rb"|ya29\.(?=[0-9A-Za-z_.-]{20})[0-9A-Za-z_-]{1,512}(?:\.[0-9A-Za-z_-]{1,512}){0,4}"
     rb"|(?<![0-9A-Za-z])sk-(?=[A-Za-z_-]{0,60}[0-9])(?:[0-9a-z]{2,12}-){0,3}[0-9A-Za-z_]{16,255}"  # OpenAI, Anthropic
-    rb"|gl(?:pat|dt|rt|cbt|ptt|ft|imt|agent|oas|soat)-[0-9A-Za-z_-]{20,255}"  # GitLab
+    # Most of their bodies are base64url, dashes and all: with a capital letter, as no hyphenated name in lower case.
+    rb"|(?<![0-9A-Za-z])sk-(?:proj|svcacct|admin|None|ant-[0-9a-z]{2,12})-(?=[0-9a-z_-]{0,60}[A-Z])[0-9A-Za-z_-]{20,255}"
+    rb"|(?<![0-9A-Za-z])sk-(?=[0-9A-Za-z_-]{0,60}?[0-9a-z][A-Z])[0-9A-Za-z_-]{32,255}"
+    rb"|gl(?:pat|dt|rt|cbt|ptt|ft|imt|agent|oas|soat)-[0-9A-Za-z_-]{20,400}"  # GitLab
+    rb"(?:\.[0-9A-Za-z]{2}\.[0-9A-Za-z]{9}|\.[0-9A-Za-z]{9}(?![0-9A-Za-z]))?"
     rb"|npm_[0-9A-Za-z]{36}|pypi-[0-9A-Za-z_-]{50,255}"
     rb"|SG\.[0-9A-Za-z_-]{16,32}\.[0-9A-Za-z_-]{16,64}"  # SendGrid
     rb"|(?<![0-9A-Za-z])SK[0-9a-f]{32}(?![0-9A-Za-z])"  # Twilio
@@ -276,6 +295,9 @@ _KEY_EXACT = re.compile(
     rb"|(?<![0-9A-Za-z])hf_[0-9A-Za-z]{30,64}"  # Hugging Face
     rb"|(?<![0-9A-Za-z])key-[0-9a-f]{32}(?![0-9A-Za-z])"  # Mailgun
     rb"|sq0[a-z]{3}-[0-9A-Za-z_-]{22,64}"  # Square
+    rb"|(?<![0-9A-Za-z_+/-])EAAA[0-9A-Za-z_-]{60}(?![0-9A-Za-z_+/=-])"  # Square: only whole, as base64 is full of EAAA
+    rb"|lin_(?:api|oauth)_[0-9A-Za-z]{32,64}"  # Linear
+    rb"|AT[AC]TT3[0-9A-Za-z_-]{24,400}(?:=[0-9A-Fa-f]{8})?"  # Atlassian
     rb"|xkeysib-[0-9a-f]{64}(?:-[0-9A-Za-z]{16})?"  # Brevo
     rb"|(?<![0-9A-Za-z])dapi[0-9a-f]{32}"  # Databricks
 )
@@ -323,7 +345,8 @@ def _bearers(data: bytes, budget: Budget) -> Iterator[Span]:
         if (match := _BEARER_RE2.search(data, pos)) is None:
             return
         start, pos = match.span()
-        if _is_token(data[start:pos].split(None, 1)[1]):
+        front = _BEARER_FRONT_EXACT.match(data, start)
+        if front and _is_token(data[front.end() : pos]):
             yield start, pos
 
 
@@ -331,7 +354,9 @@ def _is_token(text: bytes) -> bool:
     head = text[:256]
     if _HAS_DIGIT.search(head):
         return True
-    words = head.rstrip(b"._~+/-=")
+    words = head.rstrip(b"._~+/-=:?!")
+    if _HAS_SPECIAL.search(words):
+        return True
     if _WORDS.fullmatch(words):
         return False
     return len(words) >= _MIN_MIXED
@@ -359,6 +384,7 @@ _SUSPICIONS: Final[Mapping[str, str]] = {
 }
 
 
+_NO_DIGIT = r"(?:^|[^0-9])"
 _NO_WORD = r"(?:^|[^0-9A-Za-z]|\\[bfnrt])"  # what may stand before a word, also as an escape of JSON
 
 
@@ -367,14 +393,16 @@ def suspicion(slug: str, spaces: str = " ", dashes: str = "-") -> str:
 
     No match goes beyond the text that caused it, save that one may begin with the character before.
     """
-    return _SUSPICIONS[slug].format(s=spaces, d=dashes, b=_NO_WORD)
+    pattern = _SUSPICIONS[slug].format(s=spaces, d=dashes, b=_NO_WORD)
+    # In folded text, a digit before a card may be a superscript that sets it apart; in JSON, that is seen as it is.
+    return _NO_DIGIT + pattern if slug == "credit_card" and spaces != " " else pattern
 
 
 _JWT_RE2 = compile_re2(_JWT_EXACT)
 _AWS_RE2 = compile_re2(suspicion("aws_key"))
-_BEARER_RE2 = compile_re2(_BEARER_EXACT)
+_BEARER_RE2 = compile_re2(_BEARER_FRONT + _BEARER_CHARS.format(d="-") + "{8,}")
 _KEY_RE2 = compile_re2(_KEY.format(d="-", b=""))
-_CARD_RE2 = compile_re2(suspicion("credit_card"))
+_CARD_RE2 = compile_re2(_NO_DIGIT + _CARD.format(s=f" {APART}", d="-"))
 _SSN_RE2 = compile_re2(suspicion("ssn"))
 _EMAIL_RE2 = compile_re2(_EMAIL)
 _PHONE_RE2 = compile_re2(suspicion("phone"))

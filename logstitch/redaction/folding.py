@@ -9,6 +9,9 @@ Folding is done character by character, so that every folded character knows whi
 * what Unicode holds for a compatibility form of ASCII text (full-width letters, mathematical letters, ligatures, Roman
   numerals; NFKC, Unicode Standard Annex #15) becomes that text;
 * everything else, ``é`` and ``Ж`` included, stays as it is.
+
+A superscript beside a number may be a mark that belongs to it (``4²``) or one of its digits, so there is a reading that
+keeps the two apart.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ _SHOWS_NOTHING: Final = frozenset(("Mn", "Me", "Cf", "Cc"))
 # Blank in every font, yet letters or symbols by category: Hangul fillers and the empty Braille pattern.
 _FILLERS: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800")
 _WHITE_SPACE: Final = frozenset("\t\n\r\v\f\x85")
+APART: Final = "\x1f"
+"""Stands between two digits one of which is a mark; no folded text has it otherwise."""
 _MINUS: Final = "\u2212"  # a symbol by category
 
 
@@ -57,6 +62,18 @@ class _Table(dict[int, str]):
 _TABLE: Final = _Table()
 
 
+class _Marks(dict[str, bool]):
+    """Whether a character that is no decimal digit is matched as one, as superscripts and circled numbers are."""
+
+    def __missing__(self, char: str) -> bool:
+        folded = _TABLE[ord(char)]
+        is_mark = self[char] = any("0" <= c <= "9" for c in folded) and unicodedata.decimal(char, None) is None
+        return is_mark
+
+
+_MARKS: Final = _Marks()
+
+
 def fold(text: str) -> str:
     """``text`` as it is matched. Takes some 50 ns a character that is not ASCII, so cut what is long."""
     return text.translate(_TABLE)
@@ -87,9 +104,10 @@ class View:
 
 
 def views(text: str) -> list[View]:
-    """The readings of ``text``: as it is, and, where that differs, folded.
+    """The readings of ``text``: as it is; where that differs, folded; and, where it matters, with its marks set apart.
 
-    Both are needed: a rule may name what folding takes away, and a footnote mark behind a number must not hide it.
+    All are needed: a rule may name what folding takes away, a number may be written in superscripts, and a footnote
+    mark beside a number in disguise must not hide it.
     """
     if text.isascii() and text.isprintable():
         return [View(text)]
@@ -98,9 +116,34 @@ def views(text: str) -> list[View]:
         return [View(text)]
     lengths = [len(_TABLE[ord(char)]) for char in text]
     if len(folded) == len(text) and max(lengths) == 1 == min(lengths):
-        return [View(text), View(folded)]
-    origin = [index for index, length in enumerate(lengths) for _ in range(length)]
-    return [View(text), View(folded, origin)]
+        seen = [View(text), View(folded)]
+    else:
+        origin = [index for index, length in enumerate(lengths) for _ in range(length)]
+        seen = [View(text), View(folded, origin)]
+    if any(map(_MARKS.__getitem__, set(text))) and (apart := _apart(text)) is not None:
+        seen.append(apart)
+    return seen
+
+
+def _apart(text: str) -> View | None:
+    """``text`` folded, with ``APART`` between a mark and a digit beside it; None where no two stand side by side."""
+    parts: list[str] = []
+    origin: list[int] = []
+    last, last_is_mark = "", False
+    any_apart = False
+    for index, char in enumerate(text):
+        if not (folded := _TABLE[ord(char)]):
+            continue
+        is_mark = _MARKS[char]
+        if (is_mark or last_is_mark) and "0" <= last <= "9" and "0" <= folded[0] <= "9":
+            parts.append(APART)
+            # The mark's, so that a rule that finds it takes no digit of a number.
+            origin.append(index if is_mark else origin[-1])
+            any_apart = True
+        parts.append(folded)
+        origin += [index] * len(folded)
+        last, last_is_mark = folded[-1], is_mark
+    return View("".join(parts), origin) if any_apart else None
 
 
 def encode(text: str) -> bytes:

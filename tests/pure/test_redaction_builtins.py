@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import string
 from unicodedata import category
 
 import phonenumbers
@@ -95,6 +96,17 @@ def test_every_number_that_phonenumbers_takes_for_american_is_found() -> None:
         ("bearer_token", "bearer Responsibility"),
         ("bearer_token", "task-0123456789abcdefghijk"),
         ("bearer_token", "sk-learn-and-other-things-2024"),
+        ("bearer_token", "sk-proj-dashboard-and-settings-2024"),
+        ("bearer_token", "sk-Learn-And-Other-Title-Cased-Things-2024"),
+        ("bearer_token", "the bearer shares of the company"),
+        ("bearer_token", "bearer holdings: none, bearer instruments."),
+        ("bearer_token", "bearer: required, bearer=optional-here"),
+        ("bearer_token", 'WWW-Authenticate: Bearer realm=example, error_description="expired"'),
+        ("bearer_token", "Bearer <access_token> or Bearer ${TOKEN_NUMBER_1}"),
+        ("bearer_token", "EAAA" + "b" * 59),  # one character short
+        ("bearer_token", "AAAA/EAAA" + "b" * 60),  # a piece of base64
+        ("credit_card", "[0.4111111111111111, 1.5]"),
+        ("credit_card", "-12.4111111111111111"),
         ("aws_key", "AKIASHORT"),
         ("aws_key", "akiaiosfodnn7example"),
         ("email", "@handle and a@b"),
@@ -111,6 +123,11 @@ def test_what_only_looks_like_it_is_left(slug: str, text: str) -> None:
         ("credit_card", "1. 4111-1111-1111-1111 2. 378282246310005", ["4111-1111-1111-1111", "378282246310005"]),
         ("credit_card", "card4111111111111111x", ["4111111111111111"]),
         ("credit_card", "12 4111111111111111 34", ["4111111111111111"]),
+        ("credit_card", "id=0.4111 1111 1111 1111", ["4111 1111 1111 1111"]),  # nobody groups a fraction
+        ("credit_card", "0.4111-1111-1111-1111", ["4111-1111-1111-1111"]),
+        ("credit_card", "No.5.4111111111111111", ["4111111111111111"]),
+        ("credit_card", "v2.4111111111111111", ["4111111111111111"]),
+        ("credit_card", ".4111111111111111", ["4111111111111111"]),
         ("ssn", "123-45-6789-", ["123-45-6789"]),
         ("email", "mailto:ada@example.com?x", ["ada@example.com"]),
         ("email", "<ada@example.com>;'bob@sub.example.org'", ["ada@example.com", "bob@sub.example.org"]),
@@ -122,6 +139,13 @@ def test_what_only_looks_like_it_is_left(slug: str, text: str) -> None:
         ("bearer_token", "bearer abcdefghijklmnop", ["bearer abcdefghijklmnop"]),
         ("bearer_token", "BEARER  aBcDeFgHiJkL", ["BEARER  aBcDeFgHiJkL"]),
         ("bearer_token", "bearer sk_live_0123456789abcdef", ["bearer sk_live_0123456789abcdef"]),
+        ("bearer_token", "Bearer 12|laravel_sanctum_AbCdEf0123456789", ["Bearer 12|laravel_sanctum_AbCdEf0123456789"]),
+        ("bearer_token", "(bearer  110201543:AAHdqTcvCH1vGWJxfSeo)", ["bearer  110201543:AAHdqTcvCH1vGWJxfSeo"]),
+        ("bearer_token", "Bearer secret|password, x", ["Bearer secret|password"]),
+        ("bearer_token", "Bearer: abc12345; x", ["Bearer: abc12345"]),
+        ("bearer_token", "a=Bearer=abc12345&b=Bearer%20abc12345&c", ["Bearer=abc12345", "Bearer%20abc12345"]),
+        ("bearer_token", "Bearer 'abc12345' Bearer \\\"abc12345\\\"", ["Bearer 'abc12345", 'Bearer \\"abc12345']),
+        ("bearer_token", "ya29.c.b0AXv0zTPQ-x_y.0123456789abcd, x", ["ya29.c.b0AXv0zTPQ-x_y.0123456789abcd"]),
         ("aws_key", "AKIAIOSFODNN7EXAMPLE,ASIAIOSFODNN7EXAMPLE", ["AKIAIOSFODNN7EXAMPLE", "ASIAIOSFODNN7EXAMPLE"]),
     ],
 )
@@ -135,6 +159,34 @@ def test_a_uuid_holds_no_card_however_well_it_adds_up() -> None:
     assert found("credit_card", f"{card[:4]}-{card[4:8]}-{card[8:]}") != []
 
     assert found("credit_card", f"550e8400-e29b-{card[:4]}-{card[4:8]}-{card[8:]}abcdef0") == []
+
+
+_URL64 = string.ascii_letters + string.digits + "-_"
+
+
+@pytest.mark.parametrize(
+    ("front", "lengths", "back"),
+    [
+        ("sk-proj-", (48, 74, 156), ""),
+        ("sk-svcacct-", (74,), ""),
+        ("sk-admin-", (58,), ""),
+        ("sk-ant-api03-", (93,), "AA"),
+        ("sk-ant-admin01-", (93,), "AA"),
+        ("sk-", (48,), ""),
+        ("glpat-", (20, 27), ".01.0a1b2c3d4"),
+        ("glpat-", (27,), ".0a1b2c3d4"),
+        ("lin_api_", (0,), "0123456789abcdefghijABCDEFGHIJ0123456789"),
+        ("ATATT3xFfGF0", (174,), "=0A1B2C3D"),
+        ("EAAA", (60,), ""),
+        ("ya29.a0", (60, 180), ".x-1"),
+    ],
+)
+def test_a_key_is_found_whole_whatever_its_body(front: str, lengths: tuple[int, ...], back: str) -> None:
+    rng = random.Random(3)
+    for length in lengths:
+        for _ in range(300):
+            key = front + "".join(rng.choices(_URL64, k=length)) + back
+            assert found("bearer_token", f"key={key}; x") == [key]
 
 
 @pytest.mark.parametrize("kind", ["master", "project"])

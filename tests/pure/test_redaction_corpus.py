@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from logstitch.redaction.engine import redact, redact_batch
+from logstitch.redaction.folding import fold
 from logstitch.redaction.rules import DEFAULT_BUILTINS, compile_rules
 from tests.support import corpus
 from tests.support.redaction_corpus import DISGUISES, TYPES, benign, card_numbers, leaks
@@ -46,6 +47,29 @@ def test_no_leak_is_missed_in_any_disguise_at_any_place() -> None:
     print(f"\nleaks: {count} ({kinds}), missed or misplaced: {len(wrong)}")
     assert len(DISGUISES) == 14
     assert not wrong, wrong[:3]
+
+
+@pytest.mark.parametrize("mark", ["¹", "²", "①", "⑩", "⁴²", "¹\u200b", "㎠"])
+@pytest.mark.parametrize(
+    "card",
+    [
+        "４１１１１１１１１１１１１１１１",
+        "4111\u00a01111\u00a01111\u00a01111",
+        "٤١١١١١١١١١١١١١١١",
+        "4111\u200b111111111111",
+        "4111111111111111",
+        "⁴¹¹¹¹¹¹¹¹¹¹¹¹¹¹¹",
+        "④①①①-①①①①-①①①①-①①①①",
+        "４１１１１１１１¹¹¹¹¹¹¹¹",
+    ],
+)
+def test_a_footnote_mark_hides_no_card(card: str, mark: str) -> None:
+    for text in (card + mark, mark + card, mark + card + mark, f"９{mark}{card}"):
+        result = redact({"metadata": {"note": f"paid {text}."}}, DEFAULT)
+
+        stored = fold(result.event["metadata"]["note"])
+        assert sum(map(str.isdigit, stored)) <= 6, stored
+        assert [change.rules for change in result.changes] == [("builtin_credit_card",)]
 
 
 def test_no_card_that_is_sent_as_a_number_is_missed() -> None:

@@ -88,6 +88,16 @@ _KEYS: tuple[Callable[[random.Random], str], ...] = (
     lambda r: "AIza" + _some(r, BASE62, 35),
     lambda r: "sk-" + _some(r, BASE62, 30) + "T3BlbkFJ" + _some(r, BASE62, 20),
     lambda r: "sk-ant-api03-" + _some(r, BASE62, 80),
+    lambda r: "sk-ant-api03-" + _some(r, _URL64, 93) + "AA",
+    lambda r: f"sk-{r.choice(('proj', 'svcacct', 'admin'))}-" + _some(r, _URL64, r.choice((48, 74, 156))),
+    lambda r: "sk-" + _some(r, _URL64, 48),
+    lambda r: (
+        f"ya29.{r.choice(('', 'a.', 'c.'))}a0" + _some(r, _URL64, 60) + r.choice(("", "." + _some(r, _URL64, 40)))
+    ),
+    lambda r: "lin_api_" + _some(r, BASE62, 40),
+    lambda r: "ATATT3xFfGF0" + _some(r, _URL64, 174) + "=" + _some(r, "0123456789ABCDEF", 8),
+    lambda r: "EAAA" + r.choice("lE") + _some(r, _URL64, 59),
+    lambda r: "glpat-" + _some(r, _URL64, 27) + ".01." + _some(r, string.digits + string.ascii_lowercase, 9),
     lambda r: "glpat-" + _some(r, BASE62, 20),
     lambda r: "npm_" + _some(r, BASE62, 36),
     lambda r: "SG." + _some(r, BASE62, 22) + "." + _some(r, BASE62, 43),
@@ -96,6 +106,9 @@ _KEYS: tuple[Callable[[random.Random], str], ...] = (
     lambda r: "pk_" + _some(r, BASE62, 40),
     lambda r: "Bearer " + _some(r, BASE62, 19) + "7",
     lambda r: "bearer " + _some(r, string.digits + "abcdef", 40),
+    lambda r: f"Bearer {r.randrange(1, 1000)}|laravel_sanctum_" + _some(r, BASE62, 40),
+    lambda r: f"Bearer {r.randrange(10**8, 10**9)}:AA" + _some(r, _URL64, 33),
+    lambda r: r.choice(("Bearer: ", "bearer=", "Bearer%20", "Bearer  ")) + _some(r, BASE62, 39) + "7",
     lambda r: "BEARER " + _some(r, BASE62, 12) + "/x+9~_-" + _some(r, BASE62, 12) + "==",
 )
 
@@ -253,7 +266,8 @@ def _phone_like(rng: random.Random) -> str:
 
 def _words(rng: random.Random) -> str:
     prose = (
-        "the bearer of this ticket asked for a token key change on invoice lines and the basic authentication header"
+        "the bearer of this ticket asked for a token key change on invoice lines and the basic authentication header "
+        "bearer shares bearer holdings: bearer instruments, bearer authentication"
     )
     return " ".join(rng.choices(prose.split(), k=rng.randrange(3, 12)))
 
