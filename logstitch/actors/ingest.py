@@ -40,7 +40,7 @@ PENDING_BYTES = 16 * 1024 * 1024
 """Bytes of request bodies prepared ahead of the transaction."""
 THREAD_BYTES = 256 * 1024
 """Requests of this size on are prepared in a thread: the event loop may not be kept from others for so long."""
-TURN_SECONDS = 0.002
+TURN_SECONDS = 0.01
 """How long requests are prepared on the event loop between two checkpoints."""
 TAKE = 64
 """Requests taken from the mailbox at a time."""
