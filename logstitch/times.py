@@ -57,6 +57,11 @@ def format_time(ms: int) -> str:
     return _to_the_second(seconds) + _ENDINGS[rest]
 
 
+def format_moment(moment: datetime) -> str:
+    """The same of a datetime with a zone; digits beyond the millisecond are cut."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
 @lru_cache(maxsize=4096)
 def _to_the_second(seconds: int) -> str:
     # isoformat pads years below 1000; strftime does not on every platform.

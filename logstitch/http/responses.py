@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import orjson
+
+from logstitch.times import format_moment
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -47,7 +49,5 @@ def resource_of_text(request_id: str, text: str) -> Reply:
 
 
 def time_text(moment: datetime | None) -> str | None:
-    """``2026-11-23T08:00:00.123Z``; digits beyond the millisecond are cut."""
-    if moment is None:
-        return None
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+    """``2026-11-23T08:00:00.123Z``, where there is a moment."""
+    return None if moment is None else format_moment(moment)
