@@ -13,11 +13,9 @@ import orjson
 
 from logstitch.jcs import canonical, canonical_exact
 
-__all__ = ["SECTIONS", "canonical", "canonical_exact", "encode_sections"]
+__all__ = ["canonical", "canonical_exact", "encode_sections"]
 
-SECTIONS: Final = ("actor", "target", "context", "metadata", "changes")
-"""The parts of an event that are committed one by one, in the order their salts are stored in."""
-
+# Together, and in this order, they are ``SECTIONS``.
 _STRINGS_ONLY: Final = ("actor", "target", "context")
 _ANY_JSON: Final = ("metadata", "changes")
 

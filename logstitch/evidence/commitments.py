@@ -17,7 +17,8 @@ from typing import Final, NamedTuple
 
 import orjson
 
-from logstitch.evidence.canonical import SECTIONS, canonical, encode_sections
+from logstitch.evidence.canonical import canonical, encode_sections
+from logstitch.sections import SECTIONS
 from logstitch.times import format_time
 
 SALT_BYTES: Final = 16

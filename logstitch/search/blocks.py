@@ -39,6 +39,7 @@ from operator import add, itemgetter
 from tempfile import TemporaryFile
 from typing import IO, Final
 
+from logstitch.frames import END, read_frame, write_frame
 from logstitch.search.segments import SEGMENT_EVENTS
 from logstitch.search.terms import MAX_WORD_BYTES, entries
 
@@ -191,11 +192,9 @@ def lookup(payload: bytes, prefix: bytes, among: Set[int] | None = None) -> set[
 
 # -- over pipes ----------------------------------------------------------------------------------------------------
 #
-# The work is done in a process of its own (see actors.indexer). Everything is sent as its length and its bytes. A
-# request begins with what is to be done with the rest of it, and is answered with blocks.
+# The work is done in a process of its own (see actors.indexer), and everything is sent in frames. A request begins with
+# what is to be done with the rest of it, and is answered with blocks; the mark ends either.
 
-_LENGTH = struct.Struct("<I")
-_END: Final = _LENGTH.pack(0xFFFFFFFF)
 _BODIES: Final = b"bodies"
 _MERGE: Final = b"merge"
 _MERGE_LAST: Final = b"merge last"
@@ -217,16 +216,15 @@ def write_blocks(to_builder: IO[bytes], blocks: Iterable[tuple[int, bytes]], *, 
 
 def _write_request(to_builder: IO[bytes], pieces: Iterable[bytes]) -> None:
     for piece in pieces:
-        to_builder.write(_LENGTH.pack(len(piece)))
-        to_builder.write(piece)
-    to_builder.write(_END)
+        write_frame(to_builder, piece)
+    to_builder.write(END)
     to_builder.flush()
 
 
 def read_blocks(from_builder: IO[bytes]) -> Iterator[Block]:
     """Receive the blocks that answer one request. Raises ``EOFError`` when the builder ends before them."""
-    while (first_word := _receive(from_builder)) is not None:
-        payload = _receive(from_builder)
+    while (first_word := read_frame(from_builder)) is not None:
+        payload = read_frame(from_builder)
         if payload is None:
             raise EOFError
         yield Block(first_word, payload)
@@ -238,7 +236,7 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     merge = Merge()
     with suppress(EOFError, BrokenPipeError):
         while True:
-            pieces = iter(partial(_receive, requests), None)
+            pieces = iter(partial(read_frame, requests), None)
             task = next(pieces)
             if task == _BODIES:
                 built = build(entries(body) for piece in pieces for body in piece.split(b"\n"))
@@ -250,24 +248,10 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
                 if task == _MERGE_LAST:
                     merge = Merge()
             for block in built:
-                for part in (block.first_word, block.payload):
-                    answers.write(_LENGTH.pack(len(part)))
-                    answers.write(part)
-            answers.write(_END)
+                write_frame(answers, block.first_word)
+                write_frame(answers, block.payload)
+            answers.write(END)
             answers.flush()
-
-
-def _receive(stream: IO[bytes]) -> bytes | None:
-    head = stream.read(_LENGTH.size)
-    if head == _END:
-        return None
-    if len(head) < _LENGTH.size:
-        raise EOFError
-    (length,) = _LENGTH.unpack(head)
-    body = stream.read(length)
-    if len(body) < length:
-        raise EOFError
-    return body
 
 
 # -- details -------------------------------------------------------------------------------------------------------

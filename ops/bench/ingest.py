@@ -14,49 +14,31 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import psutil
-import psycopg
-import trio
 from psycopg import sql
 
-from logstitch import logs
-from logstitch.errors import LogStitchError
-from logstitch.store.embedded import EmbeddedPostgres, open_embedded_postgres
 from ops.bench import profiling
 from ops.bench.contestants import CHECKOUT, Contestant, baseline, check_duties, running, this_service
 from ops.bench.load import CONNECTIONS, Load, client_name, make_loads, run_load
 from ops.bench.measure import CpuMeter, describe_machine, memory_of
 from ops.bench.report import COPY, Turn, markdown, ratios
+from ops.bench.server import OUT, Server, names, say, with_server
 
-OUT = Path(__file__).with_name("out")
 SETTLE_SECONDS = 1.0
 """After the load, before memory is looked at once more."""
 COPY_ROWS_A_SECOND = 40_000
 """For how many rows to prepare; a turn of COPY ends with them, or with its time."""
 MAX_COPY_ROWS = 300_000
-
-
-def say(text: str) -> None:
-    """Progress, on standard error."""
-    print(text, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,78 +52,6 @@ class Options:
     only: tuple[str, ...]
     launcher: tuple[str, ...]
     baseline_redacts: bool
-
-
-@dataclass(slots=True)
-class Server:
-    """The PostgreSQL that all share, and the template that each turn's database is made from."""
-
-    postgres: EmbeddedPostgres
-    key: str = ""
-    template: str = "bench_template"
-    _numbers: Iterator[int] = field(default_factory=count)
-
-    @property
-    def postmaster(self) -> int:
-        """Its process id."""
-        if self.postgres.pid is None:
-            raise RuntimeError("PostgreSQL ended during the run")
-        return self.postgres.pid
-
-    def url(self, database: str, *, admin: bool = False) -> str:
-        """How to reach a database of it."""
-        whole = self.postgres.admin_url if admin else self.postgres.url
-        return whole.replace(f"{urlsplit(whole).path}?", f"/{database}?", 1)
-
-    def make_template(self) -> None:
-        """An initialized database: schema, first project, first key."""
-        self._create(self.template, "template1")
-        command = [sys.executable, "-m", "logstitch", "init", "--json", "--database-url", self.url(self.template)]
-        done = subprocess.run(command, cwd=CHECKOUT, check=True, stdout=subprocess.PIPE)
-        self.key = json.loads(done.stdout)["project_key"]
-
-    @contextmanager
-    def database(self) -> Iterator[str]:
-        """The name of a fresh database, with everything written before it on disk, so that no turn pays for another."""
-        name = f"bench_{next(self._numbers)}"
-        self._create(name, self.template)
-        self.execute(sql.SQL("CHECKPOINT"))
-        try:
-            yield name
-        finally:
-            self.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
-
-    def _create(self, name: str, template: str) -> None:
-        self.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER logstitch").format(
-                sql.Identifier(name), sql.Identifier(template)
-            )
-        )
-
-    def execute(self, statement: sql.SQL | sql.Composed, database: str = "postgres") -> Any:
-        """Run a statement as the superuser; the first column of the first row, if there is one."""
-        with psycopg.connect(self.url(database, admin=True), autocommit=True) as connection:
-            cursor = connection.execute(statement)
-            row = cursor.fetchone() if cursor.description else None
-            return row[0] if row else None
-
-    def rows(self, database: str, table: str) -> int:
-        """How many rows a table has; none if there is no such table."""
-        if self.execute(sql.SQL("SELECT to_regclass({})").format(sql.Literal(table)), database) is None:
-            return 0
-        return int(self.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(table)), database))
-
-    def unindexed(self, database: str) -> int:
-        """Events of closed segments whose words are not in the search index yet."""
-        return int(
-            self.execute(
-                sql.SQL(
-                    "SELECT 16384 * count(*) FROM segments s JOIN project_heads h USING (project_no) "
-                    "WHERE NOT s.words_ready AND h.seq >= 16384 * (s.segment + 1)"
-                ),
-                database,
-            )
-        )
 
 
 # -- turns ---------------------------------------------------------------------------------------------------------
@@ -313,10 +223,6 @@ def profile(server: Server, options: Options, directory: Path) -> int:
 # -- the command ---------------------------------------------------------------------------------------------------
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(filter(None, text.split(",")))
-
-
 def main() -> int:
     """Parse, start PostgreSQL, measure."""
     parser = argparse.ArgumentParser(
@@ -326,8 +232,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, help="of load in each turn; 6 unless given, 20 to profile")
     parser.add_argument("--warm-up", type=float, help="seconds of load before each turn; 1.5 unless given")
     parser.add_argument("--quick", action="store_true", help="2 rounds of 2 seconds: whether it works, not how fast")
-    parser.add_argument("--loads", type=_names, default=("single", "batch"), help="single, batch, or both")
-    parser.add_argument("--only", type=_names, default=(), help="of: copy, fastapi-plain, fastapi-events, service")
+    parser.add_argument("--loads", type=names, default=("single", "batch"), help="single, batch, or both")
+    parser.add_argument("--only", type=names, default=(), help="of: copy, fastapi-plain, fastapi-events, service")
     parser.add_argument("--profile", action="store_true", help="instead: where this service's time goes")
     parser.add_argument("--no-redaction", action="store_true", help="the FastAPI service leaves redaction out")
     parser.add_argument("--directory", type=Path, help="where PostgreSQL's files go: the disk to measure on")
@@ -343,38 +249,7 @@ def main() -> int:
         baseline_redacts=not given.no_redaction,
     )
     work = profile if given.profile else play
-    directory = Path(tempfile.mkdtemp(prefix="logstitch-bench-", dir=given.directory))
-    # PostgreSQL may run as another account, which must be able to pass through.
-    directory.chmod(0o711)
-
-    status = 1
-    logs.configure(logging.WARNING)
-
-    async def bench() -> None:
-        nonlocal status
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_obey_signals, nursery.cancel_scope)
-            async with open_embedded_postgres(directory / "data") as postgres:
-                job = partial(work, Server(postgres), options, directory)
-                status = await trio.to_thread.run_sync(job, abandon_on_cancel=True)
-            nursery.cancel_scope.cancel()
-
-    try:
-        trio.run(bench)
-    except* (RuntimeError, LogStitchError) as errors:
-        say("\n".join(map(str, errors.exceptions)))
-    finally:
-        for child in psutil.Process().children(recursive=True):  # there are some only if the run was cut short
-            child.kill()
-        shutil.rmtree(directory, ignore_errors=True)
-    return status
-
-
-async def _obey_signals(everything: trio.CancelScope) -> None:
-    """PostgreSQL outlives whoever is killed: end in order when told to end."""
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        await anext(signals)
-    everything.cancel()
+    return with_server(lambda server, directory: work(server, options, directory), given.directory)
 
 
 if __name__ == "__main__":

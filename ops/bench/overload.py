@@ -18,12 +18,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import logging
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -35,16 +32,12 @@ from typing import cast
 from urllib.parse import urlsplit
 
 import psutil
-import trio
 import uvloop
 
-from logstitch import logs
-from logstitch.errors import LogStitchError
-from logstitch.store.embedded import open_embedded_postgres
 from ops.bench.contestants import CHECKOUT, running, this_service
-from ops.bench.ingest import OUT, Server, say
 from ops.bench.load import CONNECTIONS, KEY_MARK, Load, make_loads
 from ops.bench.measure import describe_machine
+from ops.bench.server import OUT, Server, names, say, with_server
 
 GOODPUT_GOAL = 0.7
 P99_GOAL_MS = 2000.0
@@ -449,10 +442,6 @@ def run_client(
 # -- the command ---------------------------------------------------------------------------------------------------
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(filter(None, text.split(",")))
-
-
 def main() -> int:
     """Parse, start PostgreSQL, measure."""
     if sys.argv[1:2] == ["--client"]:
@@ -463,7 +452,7 @@ def main() -> int:
     parser.add_argument("--factor", type=float, default=10.0, help="how many times the peak; 10 unless given")
     parser.add_argument("--seconds", type=float, help="of overload for each load; 20 unless given")
     parser.add_argument("--peak-seconds", type=float, help="to find the peak in; 8 unless given")
-    parser.add_argument("--loads", type=_names, default=("batch", "single"), help="batch, single, or both")
+    parser.add_argument("--loads", type=names, default=("batch", "single"), help="batch, single, or both")
     parser.add_argument("--unpinned", action="store_true", help="the client shares the service's processors")
     parser.add_argument("--quick", action="store_true", help="4 seconds of overload: whether it works")
     parser.add_argument("--directory", type=Path, help="where PostgreSQL's files go: the disk to measure on")
@@ -475,28 +464,9 @@ def main() -> int:
         loads=given.loads,
         pinned=len(CORES) > 1 and not given.unpinned,
     )
-    directory = Path(tempfile.mkdtemp(prefix="logstitch-overload-", dir=given.directory))
     if options.pinned:  # inherited by the service and by PostgreSQL
         os.sched_setaffinity(0, CORES[:-1])
-    directory.chmod(0o711)  # PostgreSQL may run as another account, which must be able to pass through
-    status = 1
-    logs.configure(logging.WARNING)
-
-    async def bench() -> None:
-        nonlocal status
-        async with open_embedded_postgres(directory / "data") as postgres:
-            job = partial(play, Server(postgres), options, directory)
-            status = await trio.to_thread.run_sync(job)
-
-    try:
-        trio.run(bench)
-    except* (RuntimeError, LogStitchError) as errors:
-        say("\n".join(map(str, errors.exceptions)))
-    finally:
-        for child in psutil.Process().children(recursive=True):  # there are some only if the run was cut short
-            child.kill()
-        shutil.rmtree(directory, ignore_errors=True)
-    return status
+    return with_server(lambda server, directory: play(server, options, directory), given.directory)
 
 
 if __name__ == "__main__":

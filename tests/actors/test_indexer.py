@@ -213,45 +213,6 @@ async def test_half_a_volume_leaves_nothing_in_the_child(database_url: str, monk
         assert await holding(database, FIRST_VOLUME_KEY, b"shared") == {0, 1}
 
 
-async def test_a_volume_that_takes_too_long_is_left_alone(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given a volume that hangs the child, then the segments, and the other volumes, get their turn."""
-    hanging = """
-import logstitch.search.blocks as module, time
-real = module.Merge.add
-def add(merge, position, payload):
-    if b"hang" in payload:
-        time.sleep(1000)
-    real(merge, position, payload)
-module.Merge.add = add
-serve("""
-    monkeypatch.setattr(indexer, "_CHILD", indexer._CHILD.replace("\nserve(", hanging))
-    tries: list[tuple[int, int]] = []
-    skip = Indexer._skip
-
-    def note(actor: Indexer, claim: Any) -> None:
-        skip(actor, claim)
-        tries.append((claim.project_no, claim.segment))
-
-    monkeypatch.setattr(Indexer, "_skip", note)
-    crashes: list[Crash] = []
-    async with open_database(database_url) as database, open_supervisor(on_crash=crashes.append) as supervisor:
-        given = events(16)
-        given[9] = (AT + 9, an_event(metadata={"note": "hang"}))
-        await database.transact(lambda conn: store(conn, 1, given, bits=BITS))
-        supervisor.start(
-            "indexer",
-            lambda: Indexer(database, poll_seconds=0.05, segment_seconds=2.0, layout=LAYOUT),
-            capacity=4,
-        )
-        with trio.fail_after(30):
-            while not tries:  # noqa: ASYNC110  # nothing to wait for
-                await trio.sleep(0.02)
-        await fill(database, 16)
-        await until_volumes(database, {1})
-    assert tries == [(1, FIRST_VOLUME_KEY)]
-    assert crashes == []
-
-
 # -- when it is woken, stopped, killed -----------------------------------------------------------------------------
 
 
@@ -340,17 +301,39 @@ async def test_it_stops_at_once_even_while_the_child_works(database_url: str, mo
         assert await ready(database) == []
 
 
-async def test_a_segment_that_takes_too_long_does_not_keep_the_others_waiting(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Given a segment that hangs the child, then the child is killed, and the segment is left alone for a while."""
-    child = indexer._CHILD
-    hanging = """
+HANGS_AT_A_SEGMENT = """
 import logstitch.search.blocks as module, time
 real = module.entries
 module.entries = lambda body: time.sleep(1000) if b"hang" in body else real(body)
 serve("""
-    monkeypatch.setattr(indexer, "_CHILD", child.replace("\nserve(", hanging))
+HANGS_AT_A_VOLUME = """
+import logstitch.search.blocks as module, time
+real = module.Merge.add
+def add(merge, position, payload):
+    if b"hang" in payload:
+        time.sleep(1000)
+    real(merge, position, payload)
+module.Merge.add = add
+serve("""
+
+
+@pytest.mark.parametrize(
+    ("hanging", "left_alone", "others"),
+    [
+        pytest.param(HANGS_AT_A_SEGMENT, 1, [(1, 0), (1, 2)], id="segment"),
+        pytest.param(HANGS_AT_A_VOLUME, FIRST_VOLUME_KEY, [(1, 0), (1, 1), (1, 2)], id="volume"),
+    ],
+)
+async def test_what_takes_too_long_does_not_keep_the_others_waiting(
+    hanging: str,
+    left_alone: int,
+    others: list[tuple[int, int]],
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Given a segment, or a volume, that hangs the child, then the child is killed, and that one is left alone for a
+    while: the other segments, and the other volumes, get their turn."""
+    monkeypatch.setattr(indexer, "_CHILD", indexer._CHILD.replace("\nserve(", hanging))
     tries: list[tuple[int, int]] = []
     skip = Indexer._skip
 
@@ -364,19 +347,19 @@ serve("""
         given = events(24)
         given[9] = (AT + 9, an_event(metadata={"note": "hang"}))
         await database.transact(lambda conn: store(conn, 1, given, bits=BITS))
-        layout = LAYOUT
         supervisor.start(
             "indexer",
-            lambda: Indexer(database, poll_seconds=0.05, segment_seconds=2.0, layout=layout),
+            lambda: Indexer(database, poll_seconds=0.05, segment_seconds=2.0, layout=LAYOUT),
             capacity=4,
         )
-        await until(database, [(1, 0), (1, 2)])
+        await until(database, others)
         with trio.fail_after(30):
             while not tries:  # noqa: ASYNC110  # nothing to wait for
                 await trio.sleep(0.02)
         await fill(database, 8)
-        await until(database, [(1, 0), (1, 2), (1, 3)])
-    assert tries == [(1, 1)]
+        await until(database, [*others, (1, 3)])
+        await until_volumes(database, {1})
+    assert tries == [(1, left_alone)]
     assert crashes == []
 
 
