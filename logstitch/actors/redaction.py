@@ -11,7 +11,6 @@ a project's rules are, they can be changed, and other projects do not notice.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Generator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -44,28 +43,32 @@ from logstitch.recording.rules import (
     Decision,
     Rule,
     RuleBook,
-    RuleChange,
     creation,
     deletion,
     id_of,
     name_of,
     read_rules,
+    rule_change,
     update,
 )
-from logstitch.redaction.definitions import Behavior, CustomRule
+from logstitch.redaction.definitions import LIMIT, Behavior, CustomRule
 from logstitch.redaction.engine import Redaction as Result
 from logstitch.redaction.engine import RuleSet, slices
 from logstitch.redaction.rules import check_rule
+from logstitch.redaction.turns import if_quick
 from logstitch.store.database import Database
 from logstitch.store.redaction import RuleRow
 
 HOLD_SECONDS: Final = 8.0
 """How long a request is held through an outage of the database."""
-TOGETHER_SECONDS: Final = 0.1
-"""CPU time after which requests that are redacted together are redacted one by one, so that what is slow about one of
-them is not counted against the others. Far less than what the engine gives a request."""
 MAX_MANAGED: Final = 16
 """Requests about rules under way at the same time; more are refused."""
+MAX_TRIED: Final = 4
+"""Samples that are tried, or wait for it. They are not among the former: anybody with a key may send them, and they may
+be slow, but rules can be changed all the same."""
+
+_LIMIT: Final = RedactionRule(LIMIT, BUILTIN, "Limits of redaction", Behavior.REPLACE, enabled=True)
+"""What is shown where a value was replaced for no rule."""
 
 _BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -92,7 +95,9 @@ class Redaction:
         self._reading = trio.Lock()  # reading and changing the rules, one after the other
         self._trying = trio.CapacityLimiter(1)
         self._thread = trio.CapacityLimiter(1)
+        self._trial_thread = trio.CapacityLimiter(1)  # its own, since a hundred unsaved rules take long to compile
         self._managed = 0
+        self._tried = 0
         self._requests: trio.Nursery
 
     async def run(self, mailbox: Mailbox) -> None:
@@ -101,6 +106,8 @@ class Redaction:
             async for envelope in mailbox:
                 if isinstance(envelope.message, RedactEvents):
                     self._redact(envelope)
+                elif isinstance(envelope.message, TryRules):
+                    self._sample(envelope)
                 elif self._managed >= MAX_MANAGED:
                     envelope.refuse(Unavailable("Too many requests about redaction rules. Try again in a moment."))
                 else:
@@ -166,18 +173,30 @@ class Redaction:
                     await self._change(envelope, update(request.id, request.changed()), request.by)
                 case DeleteRule(by, rule_id):
                     await self._change(envelope, deletion(rule_id), by)
-                case TryRules() as request:
-                    async with self._trying:
-                        await self._try(envelope, request)
         except LogStitchError as error:
             envelope.refuse(error)
         finally:
             self._managed -= 1
 
+    def _sample(self, envelope: Envelope[TryRules]) -> None:
+        if self._tried >= MAX_TRIED:
+            envelope.refuse(Unavailable("Other samples are being tried. Try again in a moment."))
+            return
+        self._tried += 1
+        self._requests.start_soon(self._try_in_turn, envelope)
+
+    async def _try_in_turn(self, envelope: Envelope[TryRules]) -> None:
+        try:
+            async with self._trying:
+                await self._try(envelope, envelope.message)
+        except LogStitchError as error:
+            envelope.refuse(error)
+        finally:
+            self._tried -= 1
+
     async def _change(self, envelope: Envelope[Any], decide: Decision, by: UUID) -> None:
-        now = self._now()
-        event_id = self._mint.one(int(now.timestamp() * 1000))
-        change = RuleChange(self._project_no, decide, by=by, event_id=event_id, now=now)
+        event_id = self._mint.one(int(self._now().timestamp() * 1000))
+        change = rule_change(self._project_no, decide, by=by, event_id=event_id, now=self._now)
         async with self._reading:
             amended: Amended = await self._database.transact(change.run, hold=HOLD_SECONDS)
             # No checkpoint from the commit to the answer.
@@ -199,7 +218,7 @@ class Redaction:
 
     async def _try(self, envelope: Envelope[TryRules], request: TryRules) -> None:
         book = await self._read_book()
-        trial = await trio.to_thread.run_sync(Trial, book, request.rules, limiter=self._thread)
+        trial = await trio.to_thread.run_sync(Trial, book, request.rules, limiter=self._trial_thread)
         results = await _in_turns(envelope, slices([request.event], trial.rules))
         if results is not None:
             envelope.reply(trial.outcome(results[0]))
@@ -222,12 +241,13 @@ class Trial:
         if details:
             raise InvalidRequest(details=details)
         self.rules = book.compile(unsaved)
-        self._shown = [*map(shown, book.rules), *map(_shown_unsaved, unsaved)]
+        self._shown = [*map(shown, book.rules), *map(_shown_unsaved, unsaved), _LIMIT]
 
     def outcome(self, result: Result) -> TriedRules:
         """The answer."""
         used = {rule_id for change in result.changes for rule_id in change.rules}
-        return TriedRules(result.event, result.changes, {rule.id: rule for rule in self._shown if rule.id in used})
+        rules = {rule.id: rule for rule in self._shown if rule.id in used}
+        return TriedRules(result.event, result.changes, rules)
 
 
 def redact_requests(requests: Sequence[Sequence[IncomingEvent]], rules: RuleSet) -> Work:
@@ -237,18 +257,10 @@ def redact_requests(requests: Sequence[Sequence[IncomingEvent]], rules: RuleSet)
     used that time.
     """
     if len(requests) > 1:
-        together = slices([event.raw for request in requests for event in request], rules)
-        used = 0.0
-        while used < TOGETHER_SECONDS:
-            began = time.thread_time()
-            try:
-                next(together)
-            except StopIteration as done:
-                results: list[Result] = done.value
-                return results
-            used += time.thread_time() - began
-            yield
-        together.close()
+        events = [event.raw for request in requests for event in request]
+        together = yield from if_quick(slices(events, rules, shared=True))
+        if together is not None:
+            return together
     results = []
     for request in requests:
         results += yield from slices([event.raw for event in request], rules)

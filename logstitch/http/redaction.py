@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import TypeAdapter
 
+from logstitch import gate
 from logstitch.actors.messages import (
     BUILTIN,
     CreateRule,
@@ -17,29 +18,29 @@ from logstitch.actors.messages import (
     TryRules,
     UpdateRule,
 )
-from logstitch.errors import InvalidRequest
+from logstitch.errors import Detail, InvalidRequest
 from logstitch.http import examples
 from logstitch.http.cursors import Cursors, Listing
 from logstitch.http.endpoints import About, Call, Endpoint, RequestBody, Success
 from logstitch.http.responses import Reply, page, resource, time_text
-from logstitch.http.schemas import (
+from logstitch.http.schemas.common import ProjectPageQuery, ProjectQuery, parse_uuid, read_as
+from logstitch.http.schemas.redaction import (
     BuiltinRuleAnswer,
     CreateRuleBody,
     FieldRuleAnswer,
     PatternRuleAnswer,
-    ProjectPageQuery,
-    ProjectQuery,
     RuleDeleted,
     RuleList,
+    RuleSettings,
     RulesTried,
     TryRulesBody,
     UpdateRuleBody,
-    parse_uuid,
-    read_as,
 )
 from logstitch.http.services import Services
 from logstitch.model import metadata_error
 from logstitch.redaction.definitions import Behavior, RuleType
+
+_NOT_OF_BUILTINS = ("name", "pattern", "fields")
 
 _CREATE: TypeAdapter[CreateRuleBody] = TypeAdapter(CreateRuleBody)
 _UPDATE: TypeAdapter[UpdateRuleBody] = TypeAdapter(UpdateRuleBody)
@@ -69,19 +70,25 @@ class RedactionRules:
         wanted = read_as(_CREATE, body)
         rule = await self._redaction.ask(
             call.in_project.no,
-            CreateRule(call.caller.key_id, _draft(wanted["name"], wanted)),
+            CreateRule(call.caller.key_id, draft_of(wanted["name"], wanted)),
             timeout=call.seconds_left(),
         )
         return resource(call.request_id, _shown(rule), 201)
 
     async def update(self, call: Call, body: bytes) -> Reply:
         """``PUT /api/v1/redaction/rules/{id}``."""
-        wanted = read_as(_UPDATE, body)
+        rule_id = _rule_id(call)
+        try:
+            wanted = read_as(_UPDATE, body)
+        except InvalidRequest as error:
+            if rule_id.startswith("builtin_") and error.details:
+                raise InvalidRequest(details=_of_builtin(error.details, body)) from None
+            raise
         rule = await self._redaction.ask(
             call.in_project.no,
             UpdateRule(
                 call.caller.key_id,
-                _rule_id(call),
+                rule_id,
                 name=wanted.get("name"),
                 pattern=wanted.get("pattern"),
                 fields=tuple(wanted["fields"]) if "fields" in wanted else None,
@@ -107,14 +114,14 @@ class RedactionRules:
         if (message := metadata_error(event.get("metadata"))) is not None:
             raise InvalidRequest.on("event.metadata", message)
         drafts = [
-            _draft(rule.get("name", f"rules.{index}"), rule) for index, rule in enumerate(wanted.get("rules", ()))
+            draft_of(rule.get("name", f"rules.{index}"), rule) for index, rule in enumerate(wanted.get("rules", ()))
         ]
         tried = await self._redaction.ask(
             call.in_project.no, TryRules(event, tuple(drafts)), timeout=call.seconds_left()
         )
         fields = {
             "event": tried.event,
-            "redacted_count": len(tried.changes),
+            "redacted_count": sum(change.values for change in tried.changes),
             "redactions": [
                 {
                     "field": change.field,
@@ -135,7 +142,18 @@ def _rule_id(call: Call) -> str:
     return call.path["id"] if uuid is None else str(uuid)
 
 
-def _draft(name: str, rule: Mapping[str, Any]) -> RuleDraft:
+def _of_builtin(details: Iterable[Detail], body: bytes) -> list[Detail]:
+    """What is wrong with a change of a built-in rule: what was sent for a field that it has not got does not matter."""
+    sent = gate.parse(body)
+    forbidden = [name for name in _NOT_OF_BUILTINS if isinstance(sent, dict) and name in sent]
+    return [
+        *(detail for detail in details if detail.field.partition(".")[0] not in forbidden),
+        *(Detail(name, "Cannot be changed on a built-in rule") for name in forbidden),
+    ]
+
+
+def draft_of(name: str, rule: RuleSettings) -> RuleDraft:
+    """An unsaved rule as the actors take it: enabled, and replacing what it finds, unless it says otherwise."""
     return RuleDraft(
         name,
         RuleType(rule["type"]),
@@ -170,7 +188,11 @@ def endpoints(services: Services) -> tuple[Endpoint, ...]:
             summary="List redaction rules",
             description="The eight built-ins first, then custom rules in order of creation. Events are redacted before "
             "anything of them is stored or logged: first by rules on fields, then by patterns, each in order of "
-            "creation, then by the built-ins. What one rule has replaced, a later one leaves alone.",
+            "creation, then by the built-ins. What one rule has replaced, a later one leaves alone.\n\nWhat cannot be "
+            "examined within limits is not kept: a text of more than 1 MiB in which something is suspected (64 Ki "
+            "characters where it is not ASCII), one that is too long for a large pattern, or one that takes more than "
+            "80 ms becomes `[REDACTED]`, and so does what rules would make far longer (an event by more than 64 KiB "
+            "and its own size). `redactions` then has `redaction_limit` in the place of a rule's id.",
             about=About.PROJECT,
             query=ProjectPageQuery,
             success=Success(
@@ -255,7 +277,7 @@ def endpoints(services: Services) -> tuple[Endpoint, ...]:
             summary="Try redaction on a sample",
             description="What would be stored of an event, by the project's rules as they are and, if any are sent, by "
             "unsaved ones in addition: they apply as if they had just been saved. The sample may be any part of an "
-            "event. Nothing is stored.",
+            "event. Nothing is stored. Few samples are tried at a time: `unavailable` asks for another try.",
             about=About.PROJECT,
             query=ProjectQuery,
             body=RequestBody(_TRY, {"a sample and a rule": examples.SAMPLE_IN}),

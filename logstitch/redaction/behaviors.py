@@ -21,8 +21,9 @@ _LONG_ENOUGH: Final = 8
 
 
 def mask_text(text: str) -> str:
-    """The last four characters of eight or more, else stars, as many for any length."""
-    return STARS + text[-_KEPT:] if len(text) >= _LONG_ENOUGH else STARS
+    """The last four characters of eight or more that are seen, else stars, as many for any length."""
+    seen = fold(text)
+    return STARS + seen[-_KEPT:] if len(seen) >= _LONG_ENOUGH else STARS
 
 
 def _last_four_digits(before: str) -> Replace:

@@ -1,6 +1,7 @@
 """The eight built-ins: what may be one of them is found by a linear-time engine, and then checked for being real.
 
-A finder reads bytes (UTF-8, one view of a text) and yields spans from left to right. ``suspicion`` gives for each
+A finder reads bytes (UTF-8, one view of a text) and yields spans from left to right, and ``None`` where it has looked
+at something for nothing, so that others may have a turn. ``suspicion`` gives for each
 built-in a pattern that matches wherever its finder would find something, in any context, so that a text without it need
 not be looked at. It is used on text with ``" "`` and ``"-"``, and on JSON with every space and dash that folds to them.
 One reading of a text sets its superscripts and circled digits apart by ``folding.APART``; nothing else is told by it.
@@ -13,6 +14,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from itertools import chain
 from typing import Any, Final
 
 import re2
@@ -21,7 +24,8 @@ from logstitch.redaction.budget import Budget
 from logstitch.redaction.folding import APART
 
 Span = tuple[int, int]
-Finder = Callable[[bytes, Budget], Iterator[Span]]
+Found = Iterator[Span | None]
+Finder = Callable[[bytes, Budget], Found]
 
 
 def compile_re2(pattern: str, max_mem: int = 2 << 20) -> Any:
@@ -33,18 +37,43 @@ def compile_re2(pattern: str, max_mem: int = 2 << 20) -> Any:
     return re2.compile(pattern.encode(), options)
 
 
-def _candidates(regex: Any, data: bytes, budget: Budget, check: Callable[[bytes, int], int]) -> Iterator[Span]:
+def may_match(pattern: str) -> Callable[[bytes], bool]:
+    """Whether a text has the words without which ``pattern`` matches nothing: quick, whatever the size of its program.
+
+    Always true for a pattern that has no such words. What is needed for it is made when it is first asked.
+    """
+
+    @cache
+    def words() -> re2.Filter:
+        options = re2.Options()
+        options.log_errors = False
+        options.never_capture = True
+        made = re2.Filter()
+        made.Add(pattern.encode(), options)
+        made.Compile()
+        return made
+
+    return lambda data: bool(words().Match(data, potential=True))
+
+
+def _search(regex: Any, data: bytes, pos: int, budget: Budget) -> Any:
+    """The next match. What counts is how far the engine has read: the patterns of this module end where it is seen
+    that they do."""
+    match = regex.search(data, pos)
+    budget.count((match.end() if match else len(data)) - pos)
+    return match
+
+
+def _candidates(regex: Any, data: bytes, budget: Budget, check: Callable[[bytes, int], int]) -> Found:
     """Where ``check`` agrees. It gets the start of a candidate and answers where its match ends, 0 for no match."""
     pos = 0
-    while True:
-        budget.count(len(data) - pos)
-        if (match := regex.search(data, pos)) is None:
-            return
+    while (match := _search(regex, data, pos, budget)) is not None:
         start = match.start()
         if end := check(data, start):
             yield start, end
             pos = end
         else:
+            yield None
             pos = start + 1
 
 
@@ -66,6 +95,8 @@ _ISSUERS: Final = (
     (36, 36, (14, 16, 19)),
     (38, 39, (14, 16, 19)),
     (3528, 3589, (16, 19)),  # JCB
+    (1800, 1800, (15,)),
+    (2131, 2131, (15,)),
     (62, 62, (16, 17, 18, 19)),  # UnionPay
     (81, 82, (16, 19)),  # UnionPay, RuPay
     (50, 50, (13, 14, 15, 16, 17, 18, 19)),  # Maestro
@@ -74,6 +105,8 @@ _ISSUERS: Final = (
     (67, 67, (13, 14, 15, 16, 17, 18, 19)),
     (2200, 2204, (16, 19)),  # Mir
     (9792, 9792, (16,)),  # Troy
+    (8600, 8600, (16,)),  # Uzcard
+    (9860, 9860, (16,)),  # Humo
 )
 _MIN_CARD: Final = 13
 _MAX_CARD: Final = 19
@@ -103,7 +136,7 @@ _UUID_CHARS: Final = 36
 _HEX = re.compile(rb"(?<![0-9A-Za-z])(?:[0-9a-f]{32,128}|[0-9A-F]{32,128})(?![0-9A-Za-z])")
 _DIGEST_CHARS: Final = frozenset((32, 40, 56, 64, 96, 128))
 """Of MD5, SHA-1, SHA-224, SHA-256, SHA-384 and SHA-512 in hex."""
-_CARD = r"(?:[34568][{s}{d}]?[0-9]|2[{s}{d}]?[2-7]|9[{s}{d}]?7)(?:[{s}{d}]?[0-9]){{11}}"
+_CARD = r"(?:[34568][{s}{d}]?[0-9]|1[{s}{d}]?8|2[{s}{d}]?[1-7]|9[{s}{d}]?[78])(?:[{s}{d}]?[0-9]){{11}}"
 
 
 def luhn(digits: bytes) -> bool:
@@ -111,19 +144,17 @@ def luhn(digits: bytes) -> bool:
     return (sum(digits[-1::-2].translate(_VALUE)) + sum(digits[-2::-2].translate(_DOUBLED))) % 10 == 0
 
 
-def find_cards(data: bytes, budget: Budget) -> Iterator[Span]:
+def find_cards(data: bytes, budget: Budget) -> Found:
     """13 to 19 digits, with at most one space or dash between two, that a real issuer could have given out.
 
     A card is not a part of a longer run of digits, but may have other numbers beside it (an expiry date, a line
-    number) that only a space, a dash or their being superscripts sets apart; and it is neither the fraction of a
-    decimal number, which nobody groups, nor a part of a UUID or of a digest in hex, one in a thousand of which has a
-    valid card in it.
+    number) that only a space, a dash or their being superscripts sets apart. Together with such a number some of its
+    groups may look like a card, too; which of them is one nobody can tell, so all are taken. And a card is neither the
+    fraction of a decimal number, which nobody groups, nor a part of a UUID or of a digest in hex, one in a thousand of
+    which has a valid card in it.
     """
     pos = 0
-    while True:
-        budget.count(len(data) - pos)
-        if (candidate := _CARD_RE2.search(data, pos)) is None:
-            return
+    while (candidate := _search(_CARD_RE2, data, pos, budget)) is not None:
         first = _DIGIT.search(data, candidate.start())
         if first is None:  # Cannot be: a candidate has digits.
             return
@@ -132,10 +163,11 @@ def find_cards(data: bytes, budget: Budget) -> Iterator[Span]:
         match = _RUN.match(data, start)
         end = match.end() if match else start + 1
         yield from _cards_in_run(data, start, end, budget)
+        yield None
         pos = end
 
 
-def _cards_in_run(data: bytes, start: int, end: int, budget: Budget) -> Iterator[Span]:
+def _cards_in_run(data: bytes, start: int, end: int, budget: Budget) -> Found:
     run = data[start:end]
     digits = run.translate(None, _SEPARATORS)
     if len(digits) < _MIN_CARD:
@@ -148,20 +180,26 @@ def _cards_in_run(data: bytes, start: int, end: int, budget: Budget) -> Iterator
         begins = [i for i, place in enumerate(places) if i == 0 or places[i - 1] != place - 1]
         ends = {i: start + places[i - 1] + 1 for i in [*begins[1:], len(digits)]}
     fraction = data[start - 1 : start] == b"." and _WHOLE.search(data, max(0, start - _WHOLE_CHARS), start) is not None
-    done = 0
+    from_, to = 0, 0
     for i in begins:
-        if i < done:
-            continue
         for length in _LENGTHS.get(digits[i : i + 4], ()):
             if i + length in ends:
-                budget.count(0)
                 first, last = start + (places[i] if places else 0), ends[i + length]
+                if last <= to:  # Taken already, and so is what is shorter.
+                    break
+                budget.count(length)
+                yield None
                 if fraction and i == 0 and last - first == length:
                     continue
                 if luhn(digits[i : i + length]) and not _in_identifier(data, first, last):
-                    done = i + length
-                    yield first, last
+                    if first >= to:
+                        if to:
+                            yield from_, to
+                        from_ = first
+                    to = last
                     break
+    if to:
+        yield from_, to
 
 
 def _in_identifier(data: bytes, first: int, last: int) -> bool:
@@ -190,7 +228,7 @@ _PHONE_EXACT = re.compile(
 _FRONT = re.compile(rb"(?:\+?1[ .-]?)?\(?\Z")
 
 
-def find_ssns(data: bytes, budget: Budget) -> Iterator[Span]:
+def find_ssns(data: bytes, budget: Budget) -> Found:
     """NNN-NN-NNNN with an area but 000, 666 and 9xx, a group but 00, a serial but 0000."""
 
     def check(data: bytes, start: int) -> int:
@@ -200,15 +238,20 @@ def find_ssns(data: bytes, budget: Budget) -> Iterator[Span]:
     return _candidates(_SSN_RE2, data, budget, check)
 
 
-def find_phones(data: bytes, budget: Budget) -> Iterator[Span]:
+def find_phones(data: bytes, budget: Budget) -> Found:
     """Ten digits of the North American Numbering Plan, the country code in front or not, in the usual spellings."""
     done = 0
-    for start, _ in _candidates(_PHONE_RE2, data, budget, lambda data, start: start + 1):
+    for candidate in _candidates(_PHONE_RE2, data, budget, lambda data, start: start + 1):
+        if candidate is None:
+            continue
+        start = candidate[0]
         front = _FRONT.search(data, max(done, start - 5), start)
         match = _PHONE_EXACT.match(data, front.start() if front else start) or _PHONE_EXACT.match(data, start)
         if match and match.start() >= done:
             yield match.span()
             done = match.end()
+        else:
+            yield None
 
 
 # -- addresses -----------------------------------------------------------------------------------------------------
@@ -226,18 +269,15 @@ _IPV4_EXACT = re.compile(
 )
 
 
-def find_emails(data: bytes, budget: Budget) -> Iterator[Span]:
+def find_emails(data: bytes, budget: Budget) -> Found:
     """``local@domain.tld``."""
     pos = 0
-    while True:
-        budget.count(len(data) - pos)
-        if (match := _EMAIL_RE2.search(data, pos)) is None:
-            return
+    while (match := _search(_EMAIL_RE2, data, pos, budget)) is not None:
         yield match.span()
         pos = match.end()
 
 
-def find_ipv4(data: bytes, budget: Budget) -> Iterator[Span]:
+def find_ipv4(data: bytes, budget: Budget) -> Found:
     """Four numbers of 0 to 255 with dots between, not a part of a longer dotted number."""
 
     def check(data: bytes, start: int) -> int:
@@ -256,27 +296,66 @@ _AWS = r"A[KS]IA[A-Z0-9]{{16}}"
 
 # What ends a token in a log line: white space, quotes, commas, brackets, and what parts a query or an escape.
 _BEARER_CHARS = r"[A-Za-z0-9._~+/|:=%!#$*?@^{d}]"
-_BEARER = r"(?i:bearer)(?:[\t\r\n{s}:=+]|%20|%3[AaDd]|\\[trn])+(?:\\*[\x22'\x60])?" + _BEARER_CHARS + "{{8}}"
-_BEARER_FRONT = r"(?i:bearer)(?:[ \t\r\n:=+]|%20|%3[AaDd])+(?:\\*[\x22'\x60])?"
-_BEARER_FRONT_EXACT = re.compile(_BEARER_FRONT.encode())
-_WORDS = re.compile(rb"[A-Za-z]?[a-z]{0,14}(?:[-._/+~=]+[A-Za-z]?[a-z]{0,14})*")
+# What may stand between the word and the token: white space as Unicode has it, ``:`` and ``=``, both also as a URL or a
+# text in quotes spells them; quotes; and what people write before a token.
+_BEARER_ESCAPE = r"%(?:20|09|0[AaDd]|3[AaDd]|22|27)|\\+(?:[tnvfr]|u00(?:20|09|0[AaDd]|3[AaDd]|85|[Aa]0))"
+_BEARER_SPACE = r"[\t\n\v\f\r\x{{85}}\x{{2028}}\x{{2029}}{s}:=+]|" + _BEARER_ESCAPE
+_BEARER_QUOTE = r"(?:\\*[\x22'\x60]|[\x{{2018}}\x{{2019}}\x{{201C}}-\x{{201E}}\x{{AB}}\x{{BB}}<\[])"
+_BEARER_GAP = rf"(?:(?:{_BEARER_SPACE})+|{_BEARER_QUOTE}[{{s}}]?[:=](?:{_BEARER_SPACE})*)"
+_BEARER_FRONT = (
+    rf"(?i:bearer){_BEARER_GAP}(?:(?i:(?:access[_ ]?|api[_ ]?)?(?:token|key)){_BEARER_GAP})?{_BEARER_QUOTE}?"
+)
+_BEARER = _BEARER_FRONT + _BEARER_CHARS + "{{8}}"
+_QUOTE_BYTES = rb"(?:\\*[\"'`]|\xe2\x80[\x98\x99\x9c-\x9e]|\xc2[\xab\xbb]|[<\[])"
+_SPACE_BYTES = rb"(?:[\t-\r :=+]|\xc2\x85|\xe2\x80[\xa8\xa9]|" + _BEARER_ESCAPE.encode() + rb")"
+_GAP_BYTES = rb"(?:%b+|%b ?[:=]%b*)" % (_SPACE_BYTES, _QUOTE_BYTES, _SPACE_BYTES)
+_BEARER_FRONT_EXACT = re.compile(
+    rb"(?i:bearer)%b(?:(?i:(?:access[_ ]?|api[_ ]?)?(?:token|key))%b)?%b?(?=[A-Za-z0-9._~+/|:=%%!#$*?@^-]{8})"
+    % (_GAP_BYTES, _GAP_BYTES, _QUOTE_BYTES)
+)
+_BEARER_AGAIN = re.compile(rb"(?i:bearer)")
+_WORDS = re.compile(rb"[A-Z]?[a-z]{0,15}(?:[-._/+~=][A-Z]?[a-z]{0,15})*")
+_TITLE = re.compile(rb"[A-Z][a-z]+")
+_VARIABLE = re.compile(rb"\$[A-Z_]+")
+_PARAMETER = re.compile(rb"[A-Za-z_]+=")
+_MIXED = re.compile(rb"[a-z][A-Z].*[a-z][A-Z]")
 _HAS_SPECIAL = re.compile(rb"[|:%!#$*?@^]")
 _HAS_DIGIT = re.compile(rb"[0-9]")
 _MIN_MIXED: Final = 12
+# Where it is the value of a header, and nothing else: what stands before the word, and what behind the token.
+_OPENED = re.compile(rb"(?:\A|[\"'`:=>{(\[\n]|\\n)[ \t]*\Z")
+_CLOSED = re.compile(rb"[ \t]*(?:\Z|[\"'`,;)}\]<>&\r\n\\]|\xe2\x80[\x98-\x9f]|\xc2\xbb)")
+_HEADER = re.compile(rb"(?i:authorization|x-[a-z-]{1,32}token)(?:\\*[\"'`])?(?:[ \t:=>]|%20|%3[Aa])+(?:\\*[\"'`])?\Z")
+_HEADER_CHARS: Final = 64
+# What is said of bearers and of tokens.
+_SAID = frozenset(
+    b"access auth authenticate authenticated authentication authenticator authorisation authorised "
+    b"authorization authorize authorized based bearer bond bonds cert certificate certificates challenge "
+    b"challenges check checks cheque cheques client cookie credential credentials custom debenture debentures "
+    b"denied deposit depositary disabled document documents empty enabled error errors example expired failed "
+    b"flow forbidden format grant handler header headers holding holdings instrument instruments invalid "
+    b"invalidated issued issuer key keys malformed method methods middleware missing negotiable none not null "
+    b"oauth of optional or passport prefix protocol provider realm redacted refresh rejected required revoked "
+    b"scheme schemes scope secret securities security server session share shares strategy string support "
+    b"supported ticket tickets token tokens type types unauthorized undefined unknown unset unsupported usage "
+    b"user valid validation value verification warrant warrants your".split()
+)
+_PARTS = re.compile(rb"[-._/+~=]+")
+_SAYS_TOKEN = re.compile(rb"(?i:token|key)")
 
 # A prefix and enough of what follows it to suspect a key; and the exact forms, each bounded in length so that one that
 # is refused costs little. The rest of a longer key is taken by _KEY_REST.
 _KEY = (
-    r"(?:[srp]k_(?:live|test)_|gh[oprsu]_|github_pat_|xox[abeoprs][{d}]|xapp[{d}]|AIza|GOCSPX[{d}]"
+    r"(?:[srp]k_(?:live|test)_|gh[oprsu]_|github_pat_|xox[a-eoprs][{d}]|xapp[{d}]|AIza|GOCSPX[{d}]"
     r"|gl(?:pat|dt|rt|cbt|ptt|ft|imt|agent|oas|soat)[{d}]|npm_|pypi[{d}]|SG\.|[mp]k_|whsec_|do[opr]_v1_"
-    r"|shp(?:at|ca|pa|ss)_|hf_|sq0[a-z]{{3}}[{d}]|xkeysib[{d}]|lin_(?:api|oauth)_|AT[AC]TT3|EAAA)[A-Za-z0-9_+/{d}]{{10}}"
-    r"|ya29\.[A-Za-z0-9_.{d}]{{10}}"
+    r"|shp(?:at|ca|pa|ss)_|hf_|sq0[a-z]{{3}}[{d}]|xkeysib[{d}]|dckr_pat_|glsa_|gsk_|rubygems_|sntrys_|lin_(?:api|oauth)_|AT[AC]TT3|EAAA)[A-Za-z0-9_+/{d}]{{10}}"
+    r"|ya29\.[A-Za-z0-9_.{d}]{{10}}|hv[bs]\.[A-Za-z0-9_{d}]{{10}}"
     r"|(?:SK|key[{d}]|dapi)[0-9a-f]{{10}}|{b}sk[{d}][A-Za-z0-9_{d}]{{10}}"
 )
 _KEY_EXACT = re.compile(
     rb"[srp]k_(?:live|test)_[0-9A-Za-z]{10,200}"  # Stripe
     rb"|gh[oprsu]_[0-9A-Za-z]{20,255}|github_pat_[0-9A-Za-z_]{20,255}"  # GitHub
-    rb"|xox[abeoprs]-[0-9A-Za-z-]{10,255}|xapp-[0-9]-[0-9A-Za-z-]{10,255}"  # Slack
+    rb"|xox[a-eoprs]-[0-9A-Za-z-]{10,255}|xapp-[0-9]-[0-9A-Za-z-]{10,255}"  # Slack
     rb"|AIza[0-9A-Za-z_-]{35}|GOCSPX-[0-9A-Za-z_-]{20,64}"  # Google
     rb"|ya29\.(?=[0-9A-Za-z_.-]{20})[0-9A-Za-z_-]{1,512}(?:\.[0-9A-Za-z_-]{1,512}){0,4}"
     rb"|(?<![0-9A-Za-z])sk-(?=[A-Za-z_-]{0,60}[0-9])(?:[0-9a-z]{2,12}-){0,3}[0-9A-Za-z_]{16,255}"  # OpenAI, Anthropic
@@ -300,33 +379,46 @@ _KEY_EXACT = re.compile(
     rb"|AT[AC]TT3[0-9A-Za-z_-]{24,400}(?:=[0-9A-Fa-f]{8})?"  # Atlassian
     rb"|xkeysib-[0-9a-f]{64}(?:-[0-9A-Za-z]{16})?"  # Brevo
     rb"|(?<![0-9A-Za-z])dapi[0-9a-f]{32}"  # Databricks
+    rb"|(?<![0-9A-Za-z])hv[bs]\.[0-9A-Za-z_-]{20,300}"  # Vault
+    rb"|dckr_pat_[0-9A-Za-z_-]{20,64}"  # Docker
+    rb"|glsa_[0-9A-Za-z]{32}_[0-9A-Fa-f]{8}"  # Grafana
+    rb"|(?<![0-9A-Za-z])gsk_[0-9A-Za-z]{40,64}"  # Groq
+    rb"|rubygems_[0-9a-f]{48}"  # RubyGems
+    rb"|sntrys_[0-9A-Za-z+/=_]{24,400}"  # Sentry
 )
 _KEY_REST = re.compile(rb"[0-9A-Za-z_-]*")
 
 
-def find_jwts(data: bytes, budget: Budget) -> Iterator[Span]:
+def find_jwts(data: bytes, budget: Budget) -> Found:
     """Three base64url parts (five, where it is encrypted), the first of which begins an object."""
     if b"eyJ" not in data:  # A tenth of the cost of asking the engine.
         return
     pos = 0
-    while True:
-        budget.count(len(data) - pos)
-        if (match := _JWT_RE2.search(data, pos)) is None:
-            return
+    while (match := _search(_JWT_RE2, data, pos, budget)) is not None:
         yield match.span()
         pos = match.end()
 
 
-def find_aws_keys(data: bytes, budget: Budget) -> Iterator[Span]:
+def find_aws_keys(data: bytes, budget: Budget) -> Found:
     """The 20 characters of an access key id, long-term or temporary."""
     if b"AKIA" not in data and b"ASIA" not in data:
         return iter(())
     return _candidates(_AWS_RE2, data, budget, lambda _, start: start + 20)
 
 
-def find_tokens(data: bytes, budget: Budget) -> Iterator[Span]:
-    """``Bearer`` and a token, whole; and keys that are known by their prefix. Prose about bearers is none."""
-    spans = [*_bearers(data, budget), *_candidates(_KEY_RE2, data, budget, _key_end)]
+def find_tokens(data: bytes, budget: Budget) -> Found:
+    """``Bearer`` and a token, whole; and keys that are known by their prefix. Prose about bearers is none.
+
+    What follows the word is a token where it has a digit, a sign that no word has, or capitals amid its letters; where
+    it is 12 characters or more that are no words; and, whatever its letters, where it stands as in a header: after
+    ``Authorization:``, or behind a ``Bearer`` in that spelling alone between quotes, or as the whole text. There, too,
+    are words that are said of bearers left, and a single word with a capital letter as in a title.
+    """
+    spans = []
+    for span in chain(_bearers(data, budget), _candidates(_KEY_RE2, data, budget, _key_end)):
+        if span is not None:
+            spans.append(span)
+        yield None
     spans.sort()
     done = 0
     for start, end in spans:
@@ -338,28 +430,45 @@ def find_tokens(data: bytes, budget: Budget) -> Iterator[Span]:
             done = end
 
 
-def _bearers(data: bytes, budget: Budget) -> Iterator[Span]:
-    pos = 0
-    while True:
-        budget.count(len(data) - pos)
-        if (match := _BEARER_RE2.search(data, pos)) is None:
-            return
-        start, pos = match.span()
+def _bearers(data: bytes, budget: Budget) -> Found:
+    pos = done = 0
+    while (match := _search(_BEARER_RE2, data, pos, budget)) is not None:
+        start, end = match.span()
+        # What looks like a token may be the word once more, with its token behind it.
+        again = _BEARER_AGAIN.search(data, start + 6, end)
+        pos = again.start() if again else end
         front = _BEARER_FRONT_EXACT.match(data, start)
-        if front and _is_token(data[front.end() : pos]):
-            yield start, pos
+        if front and end > done and _is_token(data, start, front.end(), end):
+            yield max(start, done), end
+            done = end
+        else:
+            yield None
 
 
-def _is_token(text: bytes) -> bool:
-    head = text[:256]
-    if _HAS_DIGIT.search(head):
+def _is_token(data: bytes, start: int, first: int, end: int) -> bool:
+    text = data[first:end]
+    if _HAS_DIGIT.search(text):
         return True
-    words = head.rstrip(b"._~+/-=:?!")
-    if _HAS_SPECIAL.search(words):
-        return True
-    if _WORDS.fullmatch(words):
+    words = text.rstrip(b"._~+/-=:?!")
+    if _VARIABLE.fullmatch(words):
         return False
-    return len(words) >= _MIN_MIXED
+    if _HAS_SPECIAL.search(words) or (_MIXED.search(words) and not _PARAMETER.match(words)):
+        return True
+    if data[first - 1 : first] in (b"<", b"[") or all(part in _SAID for part in _PARTS.split(words.lower())):
+        return False
+    if len(words) >= _MIN_MIXED and not _WORDS.fullmatch(words):
+        return True
+    if _PARAMETER.match(words):
+        return False
+    if _HEADER.search(data, max(0, start - _HEADER_CHARS), start):
+        return True
+    if data[start : start + 1] != b"B" or _SAYS_TOKEN.search(data, start + 6, first):
+        return False
+    if data[start : start + 6] == b"BEARER" and words.isupper():
+        return False
+    if _TITLE.fullmatch(words):
+        return False
+    return _OPENED.search(data, max(0, start - 8), start) is not None and _CLOSED.match(data, end) is not None
 
 
 def _key_end(data: bytes, start: int) -> int:
@@ -400,7 +509,7 @@ def suspicion(slug: str, spaces: str = " ", dashes: str = "-") -> str:
 
 _JWT_RE2 = compile_re2(_JWT_EXACT)
 _AWS_RE2 = compile_re2(suspicion("aws_key"))
-_BEARER_RE2 = compile_re2(_BEARER_FRONT + _BEARER_CHARS.format(d="-") + "{8,}")
+_BEARER_RE2 = compile_re2((_BEARER_FRONT + _BEARER_CHARS).format(s=" ", d="-") + "{8,}")
 _KEY_RE2 = compile_re2(_KEY.format(d="-", b=""))
 _CARD_RE2 = compile_re2(_NO_DIGIT + _CARD.format(s=f" {APART}", d="-"))
 _SSN_RE2 = compile_re2(suspicion("ssn"))

@@ -9,8 +9,9 @@ from typing import Final
 REDACTED: Final = "[REDACTED]"
 """What ``replace`` puts in the place of a match, and what a value becomes that could not be examined to the end."""
 
-SECTIONS: Final = ("actor", "target", "context", "metadata", "changes")
-"""The parts of an event that are scanned, and the only roots of a field path."""
+LIMIT: Final = "redaction_limit"
+"""On record in the place of a rule's id where no rule has found what was replaced: the value is too long or takes too
+long to be examined, or what rules make of it is far longer than it was."""
 
 
 class Behavior(StrEnum):

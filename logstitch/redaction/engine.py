@@ -16,7 +16,9 @@ Decisions where the contract is silent:
 * A key of more than 64 parts, or one that would take too long to follow, is taken by a rule that might find it, where
   the event is looked at closely at all.
 * A record names a field by its redacted key, and parts over 200 characters are cut. From the 1,001st change of an
-  event on, or from 16 KiB of their paths on, there is one record a section.
+  event on, or from 16 KiB of their paths on, there is one record a section, which counts how many it stands for.
+* What would make an event far longer (``budget.EVENT_GROWTH``) becomes ``[REDACTED]``; where that is longer, too, the
+  whole section does.
 * A hash is of the text as it was sent, not as it is seen.
 """
 
@@ -26,18 +28,31 @@ import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from itertools import repeat
+from itertools import islice, repeat
 from typing import Any, Final, NamedTuple
 
 import orjson
 
 from logstitch.redaction import paths
 from logstitch.redaction.behaviors import Replace, replace_value
-from logstitch.redaction.budget import REQUEST_SECONDS, STEPS_A_LOOK, Budget, Clock, OverBudget
-from logstitch.redaction.definitions import REDACTED, SECTIONS, Behavior
-from logstitch.redaction.folding import encode, fold
+from logstitch.redaction.budget import (
+    EVENT_GROWTH,
+    MAX_UNICODE_TEXT,
+    REQUEST_GROWTH,
+    REQUEST_SECONDS,
+    STEPS_A_LOOK,
+    Allowance,
+    Budget,
+    Clock,
+    OverBudget,
+    Overgrown,
+)
+from logstitch.redaction.definitions import LIMIT, REDACTED, Behavior
+from logstitch.redaction.folding import encode, fold, read_apart
 from logstitch.redaction.scan import Scan
-from logstitch.redaction.texts import Redacted, TextRule, redact_text
+from logstitch.redaction.texts import Redacted, TextRule, text_slices
+from logstitch.redaction.turns import result_of
+from logstitch.sections import SECTIONS
 
 MIN_DIGITS: Final = 13
 """Of a number that is scanned."""
@@ -48,7 +63,7 @@ MAX_PART: Final = 200
 
 _MIN_INTEGER: Final = 10 ** (MIN_DIGITS - 1)
 _PIECE: Final = 4096
-_FOLD_PIECE: Final = 16 * 1024
+_FOLD_PIECE: Final = 4 * 1024
 
 # The members that the schema names; what else a section holds was named by the sender.
 _SCHEMA_NAMES: Final[Mapping[str, frozenset[str]]] = {
@@ -87,10 +102,12 @@ class RuleSet:
 
 
 class Change(NamedTuple):
-    """One field value that was changed: its dot path, and the ids of the rules that changed it."""
+    """One field value that was changed: its dot path, and the ids of the rules that changed it (``LIMIT`` is none)."""
 
     field: str
     rules: tuple[str, ...]
+    values: int = 1
+    """How many field values it stands for: more than one where ``field`` is a section that has too many to name."""
 
 
 class Redaction(NamedTuple):  # a tuple, because it is made for every event
@@ -107,13 +124,7 @@ def redact(event: Mapping[str, Any], rules: RuleSet) -> Redaction:
 
 def redact_batch(events: Sequence[Mapping[str, Any]], rules: RuleSet) -> list[Redaction]:
     """The same for many events at once, which costs less an event."""
-    work = slices(events, rules)
-    while True:
-        try:
-            next(work)
-        except StopIteration as done:
-            results: list[Redaction] = done.value
-            return results
+    return result_of(slices(events, rules))
 
 
 def slices(
@@ -122,6 +133,7 @@ def slices(
     *,
     clock: Clock = time.thread_time,
     seconds: float = REQUEST_SECONDS,
+    shared: bool = False,
 ) -> Generator[None, None, list[Redaction]]:
     """``redact_batch`` in pieces of some 4 ms: it yields where others may have a turn, and returns the results.
 
@@ -134,13 +146,14 @@ def slices(
             await trio.lowlevel.checkpoint()
 
     ``clock`` tells the CPU time of the running thread in seconds, ``seconds`` is what the whole request may use. What
-    could not be examined by then is replaced, section by section.
+    could not be examined by then is replaced, section by section. Where the events are ``shared`` by several requests,
+    so that one would suffer for another, ``OverBudget`` is raised instead.
     """
     if rules.empty:
         return [Redaction(event, ()) for event in events]
     results = list(map(Redaction, events, repeat(())))
     budget = Budget(clock, seconds)
-    job = _Job(rules, budget)
+    job = _Job(rules, budget, events, shared)
     place = 0
     suspects: Sequence[int] = range(len(events))
     try:
@@ -153,6 +166,8 @@ def slices(
                 if budget.due():
                     yield from job.pause()
     except OverBudget:
+        if shared:
+            raise
         for index in suspects[place:]:
             results[index] = job.give_up(events[index])
     return results
@@ -161,11 +176,15 @@ def slices(
 class _Job:
     """One request on its way through the rules."""
 
-    __slots__ = ("_budget", "_rules")
+    __slots__ = ("_budget", "_event", "_request", "_rules", "_shared", "_sizes")
 
-    def __init__(self, rules: RuleSet, budget: Budget) -> None:
+    def __init__(self, rules: RuleSet, budget: Budget, events: Sequence[Mapping[str, Any]], shared: bool) -> None:
         self._rules = rules
         self._budget = budget
+        self._shared = shared
+        self._sizes = lambda: sum(map(_size, events))
+        self._request = Allowance(REQUEST_GROWTH, self._sizes)
+        self._event = Allowance(0, int)
 
     def pause(self) -> Iterator[None]:
         """Let others have a turn."""
@@ -203,13 +222,20 @@ class _Job:
         """One event made anew, where it holds hits or what a rule on fields names."""
         root = self._rules.root
         records = _Records()
+        self._event = Allowance(EVENT_GROWTH, lambda: _size(event))
         nodes = () if root is None else paths.start(root)
         redacted: dict[str, Any] | None = None
         for section in SECTIONS:
             if section in event:
-                records.section = section
+                records.begin(section)
                 value = event[section]
-                new = yield from self._section(section, value, nodes, hits, records)
+                event_left, request_left = self._event.left, self._request.left
+                try:
+                    new = yield from self._section(section, value, nodes, hits, records)
+                except Overgrown:
+                    self._event.left, self._request.left = event_left, request_left
+                    records.replace_section()
+                    new = _given_up(section, value)
                 if new is not value:
                     if redacted is None:
                         redacted = dict(event)
@@ -219,14 +245,11 @@ class _Job:
     def give_up(self, event: Mapping[str, Any]) -> Redaction:
         """An event for which no time is left: nothing that may hold something is kept."""
         redacted = dict(event)
-        ids = (*(rule.id for rule in self._rules.fields), *(rule.id for rule in self._rules.texts))
         changes = []
         for section in SECTIONS:
             if section in event:
-                value = event[section]
-                keeps_shape = section in ("actor", "target") and isinstance(value, dict)
-                redacted[section] = dict.fromkeys(("id", "type"), REDACTED) if keeps_shape else REDACTED
-                changes.append(Change(section, ids))
+                redacted[section] = _given_up(section, event[section])
+                changes.append(Change(section, (LIMIT,)))
         return Redaction(redacted, tuple(changes))
 
     def find_hits(self, events: Sequence[Mapping[str, Any]]) -> Generator[None, None, dict[str, Redacted]]:
@@ -235,8 +258,15 @@ class _Job:
         if (scans := self._rules.text_scans) is not None:
             texts = yield from self._suspected(texts, scans)
         hits = {}
+        # Each of the texts is there once at least, so what is made of them is bounded as the events are.
+        room = Allowance(REQUEST_GROWTH, self._sizes)
         for text in texts:
-            if (redacted := redact_text(text, self._rules.texts, self._budget)) is not None:
+            redacted = yield from text_slices(text, self._rules.texts, self._budget)
+            if redacted is not None:
+                if not room.takes(len(redacted.text) - len(text)):
+                    if self._shared:
+                        raise OverBudget
+                    redacted = _too_long(redacted.rules)
                 hits[text] = redacted
             yield from self._turn()
         return hits
@@ -283,9 +313,10 @@ class _Job:
             looked += len(value) + 1
             if looked > STEPS_A_LOOK:
                 looked = 0
-                distinct.update(dict.fromkeys(found))
+                for start in range(0, len(found), _PIECE):
+                    distinct.update(dict.fromkeys(found[start : start + _PIECE]))
+                    yield from self._turn()
                 found = []
-                yield from self._turn()
         distinct.update(dict.fromkeys(found))
         return list(distinct)
 
@@ -302,6 +333,9 @@ class _Job:
                 if folded != piece[index]:
                     seen.append(encode(folded))
                     owners.append(index)
+                    if len(folded) <= MAX_UNICODE_TEXT and (apart := read_apart(piece[index])) is not None:
+                        seen.append(apart.data)
+                        owners.append(index)
                 size += len(folded) + 16
                 if size > _FOLD_PIECE:
                     size = 0
@@ -325,6 +359,36 @@ class _Job:
 
     # -- making anew -----------------------------------------------------------------------------------------------
 
+    def _put(self, redacted: Redacted, instead_of: Any) -> Redacted:
+        """What takes the place of a value, or, where that would be too long, what takes the place of that. Raises
+        ``Overgrown`` where either would."""
+        size = len(instead_of) if type(instead_of) is str else 0
+        if self._takes(len(redacted.text) - size):
+            return redacted
+        redacted = _too_long(redacted.rules)
+        self._add(len(redacted.text) - size)
+        return redacted
+
+    def _add(self, more: int) -> None:
+        if not self._takes(more):
+            raise Overgrown
+
+    def _takes(self, more: int) -> bool:
+        if more <= 0:
+            return True
+        if not self._event.takes(more):
+            return False
+        if self._request.takes(more):
+            return True
+        if self._shared:
+            raise OverBudget
+        return False
+
+    def _whole(self, rule: int, value: Any) -> Redacted:
+        """What a rule on fields makes of a whole value."""
+        found = self._rules.fields[rule]
+        return self._put(Redacted(replace_value(value, found.behavior, found.replace), (found.id,)), value)
+
     def _section(
         self, section: str, value: Any, nodes: paths.Nodes, hits: Mapping[str, Redacted], records: _Records
     ) -> Generator[None, None, Any]:
@@ -332,14 +396,12 @@ class _Job:
         if nodes:
             nodes, rule = paths.step(nodes, section, self._budget)
         if rule is not None:
-            replaced = self._rules.fields[rule]
-            records.add(section, (replaced.id,))
             if section in ("actor", "target") and isinstance(value, dict):
-                return {
-                    name: replace_value(value.get(name, ""), replaced.behavior, replaced.replace)
-                    for name in ("id", "type")
-                }
-            return replace_value(value, replaced.behavior, replaced.replace)
+                records.add(section, (self._rules.fields[rule].id,))
+                return {name: self._whole(rule, value.get(name, "")).text for name in ("id", "type")}
+            replaced = self._whole(rule, value)
+            records.add(section, replaced.rules)
+            return replaced.text
         if section == "changes" and type(value) is list:
             return (yield from self._list(value, section, nodes, hits, records, _SCHEMA_NAMES[section]))
         return (yield from self._value(value, section, nodes, hits, records, _SCHEMA_NAMES.get(section, _NONE)))
@@ -359,6 +421,7 @@ class _Job:
         if kind is list:
             return (yield from self._list(value, path, nodes, hits, records, _NONE))
         if (hit := _hit(value, hits)) is not None:
+            hit = self._put(hit, value)
             records.add(path, hit.rules)
             return hit.text
         return value
@@ -374,7 +437,7 @@ class _Job:
     ) -> Generator[None, None, Any]:
         new: dict[str, Any] = {}
         same = True
-        renamed = _renamed(value, hits, known) if hits else {}
+        renamed = (yield from self._renamed(value, hits, known)) if hits else {}
         for key, item in value.items():
             self._budget.steps += 1
             if self._budget.steps >= STEPS_A_LOOK:
@@ -386,19 +449,23 @@ class _Job:
             if rule is None and not renamed and not below and not hits:
                 new[key] = item
                 continue
-            shown = renamed.get(key, key)
-            ids: tuple[str, ...] = hits[key].rules if key in renamed else ()
+            shown = key
+            ids: tuple[str, ...] = ()
+            if key in renamed:
+                shown, ids = renamed[key], hits[key].rules
+                self._add(len(shown) - len(key))
             kind = type(item)
             if rule is not None:
-                replaced = self._rules.fields[rule]
-                item = replace_value(item, replaced.behavior, replaced.replace)
-                ids += (replaced.id,)
+                replaced = self._whole(rule, item)
+                item = replaced.text
+                ids += tuple(rule_id for rule_id in replaced.rules if rule_id not in ids)
                 same = False
             elif kind is dict or kind is list:
                 inner = yield from self._value(item, _join(path, shown), below, hits, records, _NONE)
                 if inner is not item:
                     item, same = inner, False
             elif (hit := _hit(item, hits)) is not None:
+                hit = self._put(hit, item)
                 item = hit.text
                 ids += tuple(rule_id for rule_id in hit.rules if rule_id not in ids)
                 same = False
@@ -407,6 +474,42 @@ class _Job:
                 same = False
             new[shown] = item
         return value if same else new
+
+    def _renamed(
+        self, value: Mapping[str, Any], hits: Mapping[str, Redacted], known: frozenset[str]
+    ) -> Generator[None, None, dict[str, str]]:
+        """New names for the keys that redaction changes, different from each other and from those that stay."""
+        changed: list[str] = []
+        taken: set[str] = set()
+        names = iter(value)
+        while piece := list(islice(names, _PIECE)):
+            found = [key for key in piece if key in hits and key not in known]
+            taken.update(piece)
+            changed += found
+            yield from self._turn_within(piece)
+        if not changed:
+            return {}
+        numbers: dict[str, int] = {}
+        renamed: dict[str, str] = {}
+        for start in range(0, len(changed), _PIECE):
+            taken.difference_update(changed[start : start + _PIECE])
+        for start in range(0, len(changed), STEPS_A_LOOK):
+            for key in changed[start : start + STEPS_A_LOOK]:
+                text = name = hits[key].text
+                number = numbers.get(text, 1)
+                while name in taken:
+                    number += 1
+                    name = f"{text} ({number})"
+                numbers[text] = number
+                taken.add(name)
+                renamed[key] = name
+            yield from self._turn_within(changed)
+        return renamed
+
+    def _turn_within(self, keys: Sequence[str]) -> Iterator[None]:
+        """A turn for others, unless there are few keys: looking at the clock costs more than those."""
+        if len(keys) >= STEPS_A_LOOK:
+            yield from self._turn()
 
     def _list(
         self,
@@ -429,14 +532,15 @@ class _Job:
                 below, rule = paths.step(nodes, str(index), self._budget)
             kind = type(item)
             if rule is not None:
-                replaced = self._rules.fields[rule]
-                changed = replace_value(item, replaced.behavior, replaced.replace)
-                records.add(f"{path}.{index}", (replaced.id,))
+                replaced = self._whole(rule, item)
+                changed = replaced.text
+                records.add(f"{path}.{index}", replaced.rules)
             elif kind is dict:
                 changed = yield from self._dict(item, f"{path}.{index}", below, hits, records, known)
             elif kind is list:
                 changed = yield from self._list(item, f"{path}.{index}", below, hits, records, _NONE)
             elif (hit := _hit(item, hits)) is not None:
+                hit = self._put(hit, item)
                 changed = hit.text
                 records.add(f"{path}.{index}", hit.rules)
             if changed is not item:
@@ -449,13 +553,26 @@ class _Job:
 class _Records:
     """What was changed in one event, bounded however much it was."""
 
-    __slots__ = ("_changes", "_left", "_rest", "section")
+    __slots__ = ("_changes", "_left", "_rest", "_section", "_start")
 
     def __init__(self) -> None:
-        self.section = ""
+        self._section = ""
         self._changes: list[Change] = []
+        self._start = (0, MAX_RECORD_BYTES)
         self._left = MAX_RECORD_BYTES
-        self._rest: dict[str, dict[str, None]] = {}
+        self._rest: dict[str, tuple[dict[str, None], int]] = {}
+
+    def begin(self, section: str) -> None:
+        """What is added from here on was changed there."""
+        self._section = section
+        self._start = (len(self._changes), self._left)
+
+    def replace_section(self) -> None:
+        """Forget what was added since: all of it was replaced, since it would have grown too much."""
+        length, self._left = self._start
+        del self._changes[length:]
+        self._rest.pop(self._section, None)
+        self.add(self._section, (LIMIT,))
 
     def add(self, path: str, rules: tuple[str, ...]) -> None:
         if self._left > 0:
@@ -466,10 +583,13 @@ class _Records:
         if self._left > 0:
             self._changes.append(Change(path, rules))
         else:
-            self._rest.setdefault(self.section, {}).update(dict.fromkeys(rules))
+            ids, values = self._rest.get(self._section, ({}, 0))
+            ids.update(dict.fromkeys(rules))
+            self._rest[self._section] = (ids, values + 1)
 
     def done(self) -> tuple[Change, ...]:
-        return (*self._changes, *(Change(section, tuple(ids)) for section, ids in self._rest.items()))
+        rest = (Change(section, tuple(ids), values) for section, (ids, values) in self._rest.items())
+        return (*self._changes, *rest)
 
 
 def number_text(number: float) -> str | None:
@@ -482,6 +602,23 @@ def number_text(number: float) -> str | None:
     elif text.endswith(".0"):
         text = text[:-2]
     return text if sum(map(text.count, "0123456789")) >= MIN_DIGITS else None
+
+
+def _given_up(section: str, value: Any) -> Any:
+    """What a section becomes of which nothing may be kept."""
+    keeps_shape = section in ("actor", "target") and isinstance(value, dict)
+    return dict.fromkeys(("id", "type"), REDACTED) if keeps_shape else REDACTED
+
+
+def _too_long(rules: tuple[str, ...]) -> Redacted:
+    return Redacted(REDACTED, rules if LIMIT in rules else (*rules, LIMIT))
+
+
+def _size(event: Mapping[str, Any]) -> int:
+    try:
+        return len(orjson.dumps(event))
+    except TypeError:  # It has what cannot be written, so nobody knows.
+        return 0
 
 
 def _as_json(events: Sequence[Mapping[str, Any]]) -> tuple[list[bytes], set[int]]:
@@ -510,26 +647,6 @@ def _hit(value: Any, hits: Mapping[str, Redacted]) -> Redacted | None:
         text = number_text(value)
         return None if text is None else hits.get(text)
     return None
-
-
-def _renamed(value: Mapping[str, Any], hits: Mapping[str, Redacted], known: frozenset[str]) -> dict[str, str]:
-    """New names for the keys that redaction changes, different from each other and from those that stay."""
-    changed = [key for key in value if key in hits and key not in known]
-    if not changed:
-        return {}
-    taken = set(value).difference(changed)
-    numbers: dict[str, int] = {}
-    renamed = {}
-    for key in changed:
-        text = name = hits[key].text
-        number = numbers.get(text, 1)
-        while name in taken:
-            number += 1
-            name = f"{text} ({number})"
-        numbers[text] = number
-        taken.add(name)
-        renamed[key] = name
-    return renamed
 
 
 def _join(path: str, key: str) -> str:

@@ -3,7 +3,7 @@
 Folding is done character by character, so that every folded character knows which original one it came from:
 
 * what shows nothing (zero-width and format characters, combining marks, soft hyphens, fillers, control characters but
-  white space) disappears;
+  white space, and what Unicode has set aside for such) disappears;
 * every decimal digit, superscript or circled digit of any script becomes its ASCII digit;
 * every space becomes a space, every dash a hyphen;
 * what Unicode holds for a compatibility form of ASCII text (full-width letters, mathematical letters, ligatures, Roman
@@ -25,7 +25,15 @@ _FILLERS: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800")
 _WHITE_SPACE: Final = frozenset("\t\n\r\v\f\x85")
 APART: Final = "\x1f"
 """Stands between two digits one of which is a mark; no folded text has it otherwise."""
-_MINUS: Final = "\u2212"  # a symbol by category
+# A minus sign, one among the modifier letters, and a bullet: symbols by category.
+_DASHES: Final = frozenset("\u2212\u02d7\u2043")
+# Default_Ignorable_Code_Point (Unicode, DerivedCoreProperties) has these, too, which are not assigned.
+_IGNORED: Final = frozenset((0x2065, *range(0xFFF0, 0xFFF9), *range(0xE0000, 0xE1000)))
+# Outlined capital letters and digits (Unicode 16), of which older tables know nothing.
+_OUTLINED: Final = range(0x1CCD6, 0x1CCFA)
+_OUTLINED_TEXT: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+_MOST_KEPT: Final = 20_000
+"""Characters that a table knows: as many as there are in texts of any script but one that tries them all."""
 
 
 def fold_char(char: str) -> str:
@@ -35,16 +43,20 @@ def fold_char(char: str) -> str:
     category = unicodedata.category(char)
     if category in _SHOWS_NOTHING and char not in _WHITE_SPACE:
         return ""
-    if char in _FILLERS:
+    if char in _FILLERS or (code := ord(char)) in _IGNORED:
         return ""
+    if code in _OUTLINED:
+        return _OUTLINED_TEXT[code - _OUTLINED.start]
     if (digit := unicodedata.digit(char, None)) is not None:
         return str(digit)
     if category in ("Zs", "Zl", "Zp"):
         return " "
-    if category == "Pd" or char == _MINUS:
+    if category == "Pd" or char in _DASHES:
         return "-"
     plain = unicodedata.normalize("NFKC", char)
     if plain != char:
+        if len(plain) == 1 and (again := fold_char(plain)).isascii():
+            return again  # A superscript minus sign becomes a minus sign first.
         plain = "".join(c for c in plain if unicodedata.category(c) not in _SHOWS_NOTHING)
         if plain.isascii():
             return plain
@@ -52,9 +64,11 @@ def fold_char(char: str) -> str:
 
 
 class _Table(dict[int, str]):
-    """Folds a character when it is first met. Bounded by the number of characters that there are."""
+    """Folds a character when it is first met."""
 
     def __missing__(self, code: int) -> str:
+        if len(self) >= _MOST_KEPT:
+            self.clear()
         folded = self[code] = fold_char(chr(code))
         return folded
 
@@ -66,6 +80,8 @@ class _Marks(dict[str, bool]):
     """Whether a character that is no decimal digit is matched as one, as superscripts and circled numbers are."""
 
     def __missing__(self, char: str) -> bool:
+        if len(self) >= _MOST_KEPT:
+            self.clear()
         folded = _TABLE[ord(char)]
         is_mark = self[char] = any("0" <= c <= "9" for c in folded) and unicodedata.decimal(char, None) is None
         return is_mark
@@ -120,13 +136,15 @@ def views(text: str) -> list[View]:
     else:
         origin = [index for index, length in enumerate(lengths) for _ in range(length)]
         seen = [View(text), View(folded, origin)]
-    if any(map(_MARKS.__getitem__, set(text))) and (apart := _apart(text)) is not None:
+    if (apart := read_apart(text)) is not None:
         seen.append(apart)
     return seen
 
 
-def _apart(text: str) -> View | None:
+def read_apart(text: str) -> View | None:
     """``text`` folded, with ``APART`` between a mark and a digit beside it; None where no two stand side by side."""
+    if not any(map(_MARKS.__getitem__, set(text))):
+        return None
     parts: list[str] = []
     origin: list[int] = []
     last, last_is_mark = "", False

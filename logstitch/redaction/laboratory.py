@@ -14,21 +14,24 @@ with what was seen.
 from __future__ import annotations
 
 import dataclasses
-import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO, Any, Final, NamedTuple
 
 import orjson
 
+from logstitch.frames import frame, read_frame, write_frame
 from logstitch.redaction.behaviors import text_of
 from logstitch.redaction.builtins import compile_re2
-from logstitch.redaction.definitions import SECTIONS, Behavior, CustomRule, RuleType
+from logstitch.redaction.definitions import Behavior, CustomRule, RuleType
 from logstitch.redaction.engine import MAX_PART, Redaction, RuleSet, redact, slices
 from logstitch.redaction.rules import compile_rules, pattern_finder
 from logstitch.redaction.texts import TextRule
+from logstitch.redaction.turns import if_quick, result_of
+from logstitch.sections import SECTIONS
 
 MAX_PATHS: Final = 1000
 """Field paths that are counted one by one; what changes in others is in the sum only."""
@@ -40,13 +43,7 @@ _LOOK: Final = 10_000
 """Characters in which the first difference is looked for."""
 
 CHUNK: Final = 64
-"""Events that are redacted together, which costs less an event."""
-TOGETHER_SECONDS: Final = 0.1
-"""CPU time after which they are redacted one by one, so that what is slow about one is not counted against others."""
-MAX_MESSAGE: Final = 64 * 1024 * 1024
-"""Bytes of a message between the processes; more is a defect."""
-
-_LENGTH = struct.Struct(">I")
+"""Events that are redacted together, if that is quick."""
 
 # What redaction leaves behind, see ``behaviors``.
 _MARKS: Final = "|".join(
@@ -186,22 +183,8 @@ class Experiment:
 def _redacted(events: Sequence[Mapping[str, Any]], rules: RuleSet) -> Iterator[Redaction]:
     for start in range(0, len(events), CHUNK):
         chunk = events[start : start + CHUNK]
-        together = _together(chunk, rules)
+        together = result_of(if_quick(slices(chunk, rules, shared=True)))
         yield from map(lambda event: redact(event, rules), chunk) if together is None else together
-
-
-def _together(events: Sequence[Mapping[str, Any]], rules: RuleSet) -> list[Redaction] | None:
-    """The results for all events, or None when that takes long."""
-    work = slices(events, rules)
-    until = time.thread_time() + TOGETHER_SECONDS
-    try:
-        while time.thread_time() < until:
-            next(work)
-    except StopIteration as done:
-        results: list[Redaction] = done.value
-        return results
-    work.close()
-    return None
 
 
 def differences(before: Mapping[str, Any], redaction: Redaction) -> Iterator[Difference]:
@@ -258,49 +241,31 @@ def _cut(text: str, start: int) -> str:
 
 def experiment_message(rule: CustomRule, *, secret: bytes, exempt: str) -> bytes:
     """The first message to ``serve``."""
-    return _message(
-        orjson.dumps({"rule": dataclasses.asdict(rule), "secret": secret.hex(), "exempt": exempt}),
-    )
+    return frame(orjson.dumps({"rule": dataclasses.asdict(rule), "secret": secret.hex(), "exempt": exempt}))
 
 
 def events_message(bodies: Iterable[bytes], *, seconds: float) -> bytes:
     """Every other one: stored events, JSON each, and how long they may take. It is answered by a tally's JSON."""
-    return _message(b'{"seconds":%f,"events":[' % seconds + b",".join(bodies) + b"]}")
-
-
-def length_of(head: bytes) -> int:
-    """How long the message is that these four bytes announce. Raises ``ValueError`` for what cannot be."""
-    (length,) = _LENGTH.unpack(head)
-    if length > MAX_MESSAGE:
-        raise ValueError("a message of that length cannot be")
-    return int(length)
-
-
-def _message(payload: bytes) -> bytes:
-    return _LENGTH.pack(len(payload)) + payload
+    return frame(b'{"seconds":%f,"events":[' % seconds + b",".join(bodies) + b"]}")
 
 
 def serve(source: IO[bytes], answers: IO[bytes]) -> None:
     """Try the rule of the first message on the events of all that follow, until there are no more."""
-    wanted = orjson.loads(_read(source) or b"")
-    experiment = Experiment(
-        CustomRule(
-            **wanted["rule"]
-            | {
-                "type": RuleType(wanted["rule"]["type"]),
-                "fields": tuple(wanted["rule"]["fields"]),
-                "behavior": Behavior(wanted["rule"]["behavior"]),
-            }
-        ),
-        secret=bytes.fromhex(wanted["secret"]),
-        exempt=wanted["exempt"],
-    )
-    while (message := _read(source)) is not None:
-        batch = orjson.loads(message)
-        answers.write(_message(experiment.run(batch["events"], seconds=batch["seconds"]).as_json()))
-        answers.flush()
-
-
-def _read(source: IO[bytes]) -> bytes | None:
-    head = source.read(_LENGTH.size)
-    return source.read(length_of(head)) if len(head) == _LENGTH.size else None
+    with suppress(EOFError):
+        wanted = orjson.loads(read_frame(source) or b"")
+        experiment = Experiment(
+            CustomRule(
+                **wanted["rule"]
+                | {
+                    "type": RuleType(wanted["rule"]["type"]),
+                    "fields": tuple(wanted["rule"]["fields"]),
+                    "behavior": Behavior(wanted["rule"]["behavior"]),
+                }
+            ),
+            secret=bytes.fromhex(wanted["secret"]),
+            exempt=wanted["exempt"],
+        )
+        while (message := read_frame(source)) is not None:
+            batch = orjson.loads(message)
+            write_frame(answers, experiment.run(batch["events"], seconds=batch["seconds"]).as_json())
+            answers.flush()

@@ -2,7 +2,7 @@
 
 ``*`` is one level, ``**`` any number of levels, none included; at the end of a path ``**`` is everything below. A list
 item is one level, named by its index. A key that has dots in it is also found by the parts between its dots, and a key
-is compared as it is and as it is seen, folded.
+is compared as it is, composed (NFC, as paths are), and as it is seen, folded.
 
 The paths are customers' and the keys are senders', so the work for one key is bounded: so many parts, so many places
 in the tree at once, so many places over all parts, and so many characters to fold. What lies beyond is not looked at
@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from typing import Final
+from unicodedata import normalize
 
 import re2
 
 from logstitch.redaction.budget import Budget
-from logstitch.redaction.definitions import SECTIONS
 from logstitch.redaction.folding import fold
+from logstitch.sections import SECTIONS
 
 MAX_PATH_CHARS: Final = 512
 MAX_PATH_PARTS: Final = 32
@@ -71,7 +72,7 @@ def tree(rules: Iterable[Iterable[str]]) -> Node | None:
     for index, paths in enumerate(rules):
         for path in paths:
             node = root
-            parts = path.split(".")
+            parts = normalize("NFC", path).split(".")
             for place, part in enumerate(parts):
                 if part == "**":
                     node = node.named.setdefault("**", Node(below=True))
@@ -136,7 +137,7 @@ def key_patterns(paths: Iterable[str]) -> Iterator[str]:
     Names in need of an escape, and keys that only look like the name, are for others to suspect.
     """
     for path in paths:
-        parts = path.split(".")
+        parts = normalize("NFC", path).split(".")
         last = max(i for i, part in enumerate(parts) if part not in ("*", "**") and not part.isdecimal())
         # A key with dots may hold the rest of the path, too.
         yield re2.escape(parts[last]) + ('":' if last == len(parts) - 1 else '(?:":|\\.)')
@@ -153,8 +154,7 @@ def _spellings(key: str) -> tuple[str | None, ...]:
         return (key,)
     if len(key) > MAX_FOLDED:
         return (key, None)
-    folded = fold(key)
-    return (key,) if folded == key else (key, folded)
+    return tuple(dict.fromkeys((key, normalize("NFC", key), fold(key))))
 
 
 def _one_level(nodes: Nodes, name: str) -> Nodes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import re2
@@ -10,13 +10,12 @@ import re2
 from logstitch.errors import Detail, InvalidRequest
 from logstitch.redaction.behaviors import MASKS, mask_text, replacement
 from logstitch.redaction.budget import CALL_UNITS, Budget, OverBudget
-from logstitch.redaction.builtins import FINDERS, Finder, Span, compile_re2
+from logstitch.redaction.builtins import FINDERS, Finder, Found, compile_re2, may_match
 from logstitch.redaction.definitions import (
     BUILTIN_ORDER,
     BUILTINS,
     DEFAULT_BUILTINS,
     REDACTED,
-    SECTIONS,
     Behavior,
     Builtin,
     BuiltinState,
@@ -33,7 +32,6 @@ __all__ = [
     "BUILTIN_ORDER",
     "DEFAULT_BUILTINS",
     "REDACTED",
-    "SECTIONS",
     "Behavior",
     "Builtin",
     "BuiltinState",
@@ -48,6 +46,10 @@ MAX_PATTERN_CHARS: Final = 512
 MAX_FIELDS: Final = 50
 MAX_PROGRAM: Final = 2000
 """Instructions that a pattern may compile to, forwards or backwards: what one byte of text can cost, at worst."""
+MAX_PATTERN_MEMORY: Final = 2 << 20
+"""Bytes that the automaton of one pattern may grow to."""
+MAX_MEMORY: Final = 64 << 20
+"""The same for the patterns of a rule set together, as far as that leaves each what it needs to be compiled."""
 _CHECK_MEMORY: Final = 768 * 1024
 """Bytes for a pattern that is checked: room for twice ``MAX_PROGRAM`` in both directions. What is far larger is refused
 while it is being compiled, after milliseconds and not tens of them."""
@@ -87,8 +89,9 @@ def compile_rules(
     behaviors = {state.slug: state.behavior for state in builtins if state.enabled}
     slugs = [slug for slug in BUILTIN_ORDER if slug in behaviors]
 
+    max_mem = min(MAX_PATTERN_MEMORY, max(_CHECK_MEMORY, MAX_MEMORY // max(1, len(patterns))))
     texts = [
-        TextRule(rule.id, pattern_finder(rule.pattern or ""), replacement(rule.behavior, mask_text, secret))
+        TextRule(rule.id, pattern_finder(rule.pattern or "", max_mem), replacement(rule.behavior, mask_text, secret))
         for rule in patterns
     ]
     texts += [
@@ -110,15 +113,20 @@ def compile_rules(
     )
 
 
-def pattern_finder(pattern: str) -> Finder:
+def pattern_finder(pattern: str, max_mem: int = MAX_PATTERN_MEMORY) -> Finder:
     """Where a customer's pattern matches, from left to right. Matches of nothing, which only an odd place makes, count
-    for nothing. Raises ``OverBudget`` for a text that is too long for a program of that size."""
-    regex = compile_re2(pattern)
+    for nothing. Raises ``OverBudget`` for a text that is too long for a program of that size, unless it lacks a word
+    without which the pattern matches nothing."""
+    regex = compile_re2(pattern, max_mem)
     size = max(regex.programsize, regex.reverseprogramsize)
+    words = may_match(pattern)
 
-    def find(data: bytes, budget: Budget) -> Iterator[Span]:
+    def find(data: bytes, budget: Budget) -> Found:
         if len(data) * size > CALL_UNITS:
-            raise OverBudget
+            budget.count(len(data))
+            if words(data):
+                raise OverBudget
+            return
         pos = 0
         while pos <= len(data):
             budget.count(len(data) - pos, size)
@@ -128,6 +136,7 @@ def pattern_finder(pattern: str) -> Finder:
             if start < pos:
                 yield start, pos
             else:
+                yield None
                 pos += 1
 
     return find

@@ -23,6 +23,13 @@ from logstitch.redaction.builtins import compile_re2, suspicion
 MAX_GROUP: Final = 1000
 """Instructions of the customers' patterns that are scanned for together."""
 
+MAX_GROUP_MEMORY: Final = 8 << 20
+"""Bytes that the automaton of one group may grow to."""
+MIN_GROUP_MEMORY: Final = 768 * 1024
+"""What any group needs for an automaton at all."""
+MAX_MEMORY: Final = 32 << 20
+"""Bytes for all groups together, as far as that leaves each its least."""
+
 # Ranges that folding leaves as they are. What is not listed is suspected, so a table that is too short only costs time;
 # a test goes through every character of it.
 UNCHANGED: Final = (
@@ -122,23 +129,21 @@ def pattern_scans(patterns: Sequence[str], keys: Iterable[str] = (), *, json: bo
         parts += dict.fromkeys(keys)
         if parts:
             parts = [_FOLDED_OR_SEPARATOR, _ANY_ESCAPE, *([_EXPONENT] if patterns else []), *parts]
-    scans: list[Scan] = []
-    group: list[str] = []
+    groups: list[list[str]] = []
     size = 0
     for part in parts:
         cost = compile_re2(part).programsize
-        if group and size + cost > MAX_GROUP:
-            scans.append(_group_scan(group))
-            group, size = [], 0
-        group.append(part)
+        if not groups or size + cost > MAX_GROUP:
+            groups.append([])
+            size = 0
+        groups[-1].append(part)
         size += cost
-    if group:
-        scans.append(_group_scan(group))
-    return tuple(scans)
+    memory = min(MAX_GROUP_MEMORY, max(MIN_GROUP_MEMORY, MAX_MEMORY // max(1, len(groups))))
+    return tuple(_group_scan(group, memory) for group in groups)
 
 
-def _group_scan(parts: Sequence[str]) -> Scan:
-    regex = compile_re2("|".join(parts), 8 << 20)
+def _group_scan(parts: Sequence[str], memory: int) -> Scan:
+    regex = compile_re2("|".join(parts), memory)
     limit = CALL_UNITS // regex.programsize
     return Scan(regex, limit, min(limit, 16 * 1024), False)
 

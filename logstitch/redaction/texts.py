@@ -5,18 +5,20 @@ What is left and right of a replacement is never joined: each piece is matched a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Final, NamedTuple
 
 from logstitch.redaction.behaviors import Replace
 from logstitch.redaction.budget import MAX_TEXT, MAX_UNICODE_TEXT, Budget, OverBudget
 from logstitch.redaction.builtins import Finder, Span
-from logstitch.redaction.definitions import REDACTED
+from logstitch.redaction.definitions import LIMIT, REDACTED
 from logstitch.redaction.folding import View, views
+from logstitch.redaction.turns import result_of
 
-_MAX_GROWN: Final = 64 * 1024
-_MAX_GROWTH: Final = 4
-"""Characters of a text that replacements (a hash has 71) made longer: the larger of 64 K and four times the text."""
+MAX_GROWN: Final = 1536
+MAX_GROWTH: Final = 4
+"""Characters of a text that replacements (a hash has 71) made longer: the larger of 1,536 and four times the text. So
+an id of 256 characters still fits into an index."""
 
 
 class TextRule(NamedTuple):
@@ -28,32 +30,43 @@ class TextRule(NamedTuple):
 
 
 class Redacted(NamedTuple):
-    """A text that was changed, and the ids of the rules that changed it or that could not be run to the end."""
+    """A text that was changed, and the ids of the rules that changed it, ``LIMIT`` for none."""
 
     text: str
     rules: tuple[str, ...]
 
 
 def redact_text(text: str, rules: Sequence[TextRule], budget: Budget) -> Redacted | None:
+    """All of ``text_slices`` at once."""
+    return result_of(text_slices(text, rules, budget))
+
+
+def text_slices(text: str, rules: Sequence[TextRule], budget: Budget) -> Generator[None, None, Redacted | None]:
     """``text`` as ``rules`` allow it to be stored; None where none of them finds anything.
 
     A text that is too long, that takes too long or that replacements make far longer becomes ``[REDACTED]`` altogether.
+    In slices: it yields where others may have a turn.
     """
     changed: list[str] = []
-    place = 0
-    growth = max(_MAX_GROWN, _MAX_GROWTH * len(text)) - len(text)
+    growth = max(MAX_GROWN, MAX_GROWTH * len(text)) - len(text)
     try:
         if len(text) > MAX_TEXT or (len(text) > MAX_UNICODE_TEXT and not text.isascii()):
             raise OverBudget
         budget.begin_value()
         left: list[tuple[int, int, list[View]]] = [(0, len(text), views(text))]
         replaced: list[tuple[int, int, str]] = []
-        for place, rule in enumerate(rules):  # noqa: B007 - where it was, when time is up
-            if found := [(begin, spans) for begin, _, seen in left if (spans := _find(rule, seen, budget))]:
+        for rule in rules:
+            found = []
+            for begin, _, seen in left:
+                if here := (yield from _find(rule, seen, budget)):
+                    found.append((begin, here))
+            if found:
                 changed.append(rule.id)
                 spans = [(begin + start, begin + end) for begin, spans in found for start, end in spans]
                 for start, end in spans:
                     budget.count(0)
+                    if budget.tired:
+                        yield from _turn(budget)
                     instead = rule.replace(text[start:end])
                     growth -= len(instead) - (end - start)
                     if growth < 0:
@@ -61,7 +74,7 @@ def redact_text(text: str, rules: Sequence[TextRule], budget: Budget) -> Redacte
                     replaced.append((start, end, instead))
                 left = _without(text, left, spans, budget)
     except OverBudget:
-        return Redacted(REDACTED, tuple(dict.fromkeys([*changed, *(rule.id for rule in rules[place:])])))
+        return Redacted(REDACTED, (*changed, LIMIT))
     if not replaced:
         return None
     replaced.sort()
@@ -74,13 +87,27 @@ def redact_text(text: str, rules: Sequence[TextRule], budget: Budget) -> Redacte
     return Redacted("".join(parts), tuple(changed))
 
 
-def _find(rule: TextRule, seen: Sequence[View], budget: Budget) -> list[Span]:
+def _turn(budget: Budget) -> Generator[None, None, None]:
+    if budget.due():
+        budget.pause()
+        yield
+        budget.resume()
+
+
+def _find(rule: TextRule, seen: Sequence[View], budget: Budget) -> Generator[None, None, list[Span]]:
+    spans: list[Span] = []
+    for view in seen:
+        for hit in rule.find(view.data, budget):
+            if hit is not None:
+                spans.append(view.span(*hit))
+            if budget.tired:
+                yield from _turn(budget)
+        if budget.tired:
+            yield from _turn(budget)
     if len(seen) == 1:
-        view = seen[0]
-        return [view.span(start, end) for start, end in rule.find(view.data, budget)]
-    spans = sorted(view.span(start, end) for view in seen for start, end in rule.find(view.data, budget))
+        return spans
     merged: list[Span] = []
-    for start, end in spans:
+    for start, end in sorted(spans):
         if merged and start < merged[-1][1]:
             merged[-1] = (merged[-1][0], max(merged[-1][1], end))
         else:

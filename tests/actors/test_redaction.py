@@ -29,13 +29,14 @@ from logstitch.actors.messages import (
     TryRules,
     UpdateRule,
 )
-from logstitch.actors.redaction import MAX_MANAGED, Redaction, redact_requests
+from logstitch.actors.redaction import MAX_MANAGED, MAX_TRIED, Redaction, redact_requests
 from logstitch.actors.supervisor import open_supervisor
 from logstitch.errors import ActorDown, Conflict, InvalidRequest, NotFound, Unavailable
 from logstitch.ids import UlidMint
 from logstitch.model import EVENT, RESERVED_TENANT, IncomingEvent
 from logstitch.recording.rules import MAX_CUSTOM
 from logstitch.redaction import engine
+from logstitch.redaction.definitions import LIMIT
 from logstitch.redaction.engine import Redaction as Result
 from logstitch.redaction.engine import RuleSet
 from logstitch.redaction.rules import Behavior, RuleType
@@ -180,9 +181,9 @@ async def test_a_hash_is_keyed_by_the_project_and_not_with_the_key_of_idempotenc
 async def test_an_id_that_hashes_have_made_long_is_stored_and_proves_itself(database_url: str) -> None:
     async with open_bench(database_url) as bench:
         await create(bench, "[a-z]", behavior=Behavior.HASH)
-        await bench.submit(event(actor={"id": "a" * 256, "type": "user"}))
+        await bench.submit(event(actor={"id": "a" * 18 + "0" * 238, "type": "user"}))
         (body,) = await own_bodies(bench)
-        assert len(body["actor"]["id"]) == 256 * 71
+        assert len(body["actor"]["id"]) == 18 * 71 + 238
         assert [finding.problems for finding in await verify(bench.database, lambda _: None)] == [()]
 
 
@@ -557,6 +558,62 @@ async def test_requests_about_rules_beyond_the_bound_are_refused_and_events_go_o
         assert outcomes == {"answered": MAX_MANAGED, "refused": 5}
 
 
+async def test_rules_can_be_changed_however_many_samples_wait(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slices(events: Sequence[dict[str, Any]], rules: RuleSet) -> Generator[None, None, list[Result]]:
+        while True:
+            yield
+
+    monkeypatch.setattr(actor_module, "slices", slices)
+    async with open_bench(database_url) as bench:
+        refused = 0
+
+        async def try_sample() -> None:
+            nonlocal refused
+            try:
+                await ask(bench, TryRules({"metadata": {"a": CARD}}, ()))
+            except Unavailable:
+                refused += 1
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(MAX_TRIED + MAX_MANAGED):
+                nursery.start_soon(try_sample)
+            with trio.fail_after(5):
+                while refused < MAX_MANAGED:
+                    await trio.lowlevel.checkpoint()
+                made = [await create(bench, f"x{n}") for n in range(3)]
+            assert len(made) == 3
+            assert refused == MAX_MANAGED
+            nursery.cancel_scope.cancel()
+        await wait_all_tasks_blocked()
+
+
+async def test_samples_that_are_refused_make_room_for_others(database_url: str) -> None:
+    async with open_bench(database_url) as bench:
+        for _ in range(2 * MAX_TRIED):
+            with pytest.raises(InvalidRequest):
+                await ask(bench, TryRules({"metadata": {"a": CARD}}, (draft("("),)))
+        tried = await ask(bench, TryRules({"metadata": {"a": CARD}}, ()))
+        assert tried.event == {"metadata": {"a": "[REDACTED]"}}
+
+
+async def test_a_trial_says_what_was_replaced_for_no_rule(database_url: str) -> None:
+    async with open_bench(database_url) as bench:
+        sample = {"changes": [{"before": "x" * 1_100_000 + CARD}]}
+        tried = await ask(bench, TryRules(sample, ()))
+        assert tried.event == {"changes": [{"before": "[REDACTED]"}]}
+        assert [(change.field, change.rules) for change in tried.changes] == [("changes.0.before", (LIMIT,))]
+        assert tried.rules[LIMIT].name == "Limits of redaction"
+
+
+async def test_every_changed_value_is_counted_however_many(database_url: str) -> None:
+    async with open_bench(database_url) as bench:
+        sent = event(changes=[{"field": "f", "before": [CARD] * 5_500}])
+        accepted = await bench.submit(sent)
+        assert accepted.redacted_count == 5_500
+
+
 # -- lists and trials ----------------------------------------------------------------------------------------------
 
 
@@ -614,7 +671,9 @@ async def test_a_trial_shows_what_saved_and_unsaved_rules_would_do_together_and_
 def fake_slices(clock: list[float]) -> Callable[..., Generator[None, None, list[Result]]]:
     """An engine for which an event takes as many slices of 4 ms as it says, and which replaces what takes over 2 s."""
 
-    def slices(events: Sequence[dict[str, Any]], rules: RuleSet) -> Generator[None, None, list[Result]]:
+    def slices(
+        events: Sequence[dict[str, Any]], rules: RuleSet, *, shared: bool = False
+    ) -> Generator[None, None, list[Result]]:
         used = 0.0
         for one in events:
             for _ in range(one["slices"]):

@@ -23,6 +23,8 @@ SECRETS = {
     "aws": "AKIAIOSFODNN7EXAMPLE",
     "email": "ada@example.com",
     "a project's own number": "ACCT-20261123",
+    "a project's own code": "EMP-QWERTY",
+    "a sentence": "ada, of the third floor",
 }
 
 
@@ -34,14 +36,16 @@ async def test_an_unknown_field_that_is_a_secret_is_not_repeated(secret: str, pr
     assert answer.details == {"1.[REDACTED]": "Unknown field"}
 
 
-@pytest.mark.parametrize("secret", ["4111111111111111", "AKIAIOSFODNN7EXAMPLE"])
+@pytest.mark.parametrize("secret", ["4111111111111111", "AKIAIOSFODNN7EXAMPLE", "EMP-QWERTY"])
 async def test_nor_is_a_parameter(secret: str, producer: Client) -> None:
     answer = await producer.get(f"/api/v1/events?{secret}=1")
 
     assert list(answer.details) == ["[REDACTED]"]
 
 
-@pytest.mark.parametrize("field", ["2.actor.id", "99.changes.12.before", "rules.0.fields.31", "fullName2", "größe", ""])
+@pytest.mark.parametrize(
+    "field", ["2.actor.id", "99.changes.12.before", "rules.0.fields.31", "fullName2", "größe", "X-Project-Id", ""]
+)
 def test_what_is_no_secret_is_named_as_it_was_sent(field: str) -> None:
     assert list(presentable([Detail(field, "Unknown field")])) == [Detail(field, "Unknown field")]
 

@@ -246,6 +246,15 @@ async def test_a_change_that_may_not_be_names_its_fields(master: Client) -> None
                 "fields": "Cannot be changed on a built-in rule",
             },
         ),
+        (
+            "builtin_ssn",
+            {"pattern": "x", "fields": [], "behavior": "shout"},
+            {
+                "behavior": A_BEHAVIOR,
+                "pattern": "Cannot be changed on a built-in rule",
+                "fields": "Cannot be changed on a built-in rule",
+            },
+        ),
         ("builtin_ssn", {"behavior": "shout"}, {"behavior": A_BEHAVIOR}),
         (by_pattern["id"], {"type": "field_redact"}, {"type": "Unknown field"}),
         (by_pattern["id"], {"fields": ["metadata"]}, {"fields": "Only for rules of type field_redact"}),
@@ -344,6 +353,21 @@ async def test_unsaved_rules_are_tried_in_addition_to_the_projects_own_and_are_n
         {"field": "metadata.note", **email},
     ]
     assert len((await master.get(RULES)).json()["rules"]) == 9
+
+
+async def test_a_trial_counts_every_value_and_says_what_was_replaced_for_no_rule(producer: Client) -> None:
+    sample = {"changes": [{"before": ["4111111111111111"] * 1_500, "after": "é" * 70_000 + "4111111111111111"}]}
+
+    tried = (await producer.post(TEST, {"event": sample})).json()
+
+    assert tried["redacted_count"] == 1_501
+    assert tried["event"]["changes"][0] == {"before": ["[REDACTED]"] * 1_500, "after": "[REDACTED]"}
+    assert tried["redactions"][-1] == {
+        "field": "changes",
+        "rule_id": "redaction_limit",
+        "rule_name": "Limits of redaction",
+        "behavior": "replace",
+    }
 
 
 @pytest.mark.parametrize(

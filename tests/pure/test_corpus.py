@@ -14,7 +14,7 @@ import pytest
 
 from logstitch.gate import parse
 from logstitch.model import validate_events
-from logstitch.redaction.engine import redact_batch
+from logstitch.redaction.engine import Change, redact_batch
 from logstitch.redaction.rules import DEFAULT_BUILTINS, compile_rules
 from ops.corpus import make
 from tests.support import corpus
@@ -80,7 +80,7 @@ def test_the_default_redaction_rules_take_one_thing_out_of_it_and_that_one_right
     }
 
     link = "metadata.package.package_version.package_files.0.download_url"
-    assert redacted == {("package.published", (link, ("builtin_aws_key",)))}
+    assert redacted == {("package.published", Change(link, ("builtin_aws_key",)))}
     links = re.findall(r"X-Amz-Credential=(AK[A-Z0-9]+)%2F", b"".join(corpus.lines()).decode())
     assert [len(access_key) for access_key in links] == [20, 20]
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logstitch.redaction import laboratory
+from logstitch.redaction import laboratory, turns
 from logstitch.redaction.definitions import DEFAULT_BUILTINS, Behavior, CustomRule, RuleType
 from logstitch.redaction.engine import Redaction, RuleSet, redact
 from logstitch.redaction.laboratory import (
@@ -191,7 +191,7 @@ def test_what_is_slow_is_done_event_by_event(monkeypatch: pytest.MonkeyPatch) ->
     assert run(pattern("ACCT"), *found).fields_changed == CHUNK + 3
     assert alone == []
 
-    monkeypatch.setattr(laboratory, "TOGETHER_SECONDS", 0.0)
+    monkeypatch.setattr(turns, "TOGETHER_SECONDS", 0.0)
     assert run(pattern("ACCT"), *found).fields_changed == CHUNK + 3
     assert len(alone) == CHUNK + 3
 

@@ -8,10 +8,16 @@ import random
 from dataclasses import replace
 from typing import Any
 
+import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from logstitch.redaction.engine import MAX_RECORD_BYTES, MAX_RECORDS, Change, RuleSet, redact, redact_batch
+from logstitch.redaction.budget import REQUEST_GROWTH, OverBudget
+from logstitch.redaction.definitions import LIMIT
+from logstitch.redaction.engine import MAX_RECORD_BYTES, MAX_RECORDS, Change, RuleSet, redact, redact_batch, slices
 from logstitch.redaction.rules import DEFAULT_BUILTINS, Behavior, CustomRule, RuleType, compile_rules
+from logstitch.redaction.turns import if_quick, result_of
 
 CARD = "4111111111111111"
 SECRET = b"the project's"
@@ -163,7 +169,7 @@ def test_records_are_bounded() -> None:
     result = redact(event, DEFAULT)
 
     assert len(result.changes) == MAX_RECORDS + 1
-    assert result.changes[-1] == Change("metadata", ("builtin_credit_card", "builtin_ssn"))
+    assert result.changes[-1] == Change("metadata", ("builtin_credit_card", "builtin_ssn"), 700)
     assert set(result.event["metadata"]["a"]) == {"[REDACTED]"}
 
 
@@ -178,10 +184,20 @@ def test_records_are_bounded_in_bytes(letter: str) -> None:
     assert sum(len(change.field.encode()) for change in result.changes) <= MAX_RECORD_BYTES + 100
     assert 1 < len(result.changes) < 10
     assert result.changes[-2:] == (
-        Change("metadata", ("builtin_credit_card",)),
+        Change("metadata", ("builtin_credit_card",), 502 - len(result.changes)),
         Change("changes", ("builtin_credit_card",)),
     )
     assert CARD not in str(result.event)
+
+
+@given(st.lists(st.sampled_from(("metadata", "changes", "context")), max_size=3, unique=True), st.integers(0, 3000))
+def test_changed_values_are_counted_however_many_are_on_record(sections: list[str], count: int) -> None:
+    event = {section: [{"a": CARD, "b": "clean"}] * count for section in sections}
+
+    result = redact(event, DEFAULT)
+
+    assert sum(change.values for change in result.changes) == len(sections) * count
+    assert len(result.changes) <= MAX_RECORDS + 3
 
 
 def test_the_rules_in_records_are_bounded_too() -> None:
@@ -190,7 +206,8 @@ def test_the_rules_in_records_are_bounded_too() -> None:
     result = redact({"metadata": {"t": [f"abcdefghijklmnopqrstuvwxyz{n}" for n in range(900)]}}, many)
 
     assert sum(len(change.field) + len("".join(change.rules)) for change in result.changes) < 2 * MAX_RECORD_BYTES
-    assert len(result.changes[-1].rules) == 26
+    assert len(result.changes[-1].rules) == 27
+    assert result.changes[-1].rules[-1] == LIMIT
 
 
 def test_a_text_that_replacements_make_far_longer_is_replaced() -> None:
@@ -201,7 +218,127 @@ def test_a_text_that_replacements_make_far_longer_is_replaced() -> None:
     assert result.event["metadata"]["long"] == R
     assert len(result.event["metadata"]["few"]) == 200_071
     assert len(result.event["metadata"]["short"]) == 2 * 71
-    assert result.changes[0] == Change("metadata.long", ("p1", "p2"))
+    assert result.changes[0] == Change("metadata.long", ("p1", LIMIT))
+
+
+def size(event: Any) -> int:
+    return len(orjson.dumps(event))
+
+
+def test_an_id_of_256_characters_stays_short_enough_for_an_index() -> None:
+    hashed = rules(pattern("[^t]", behavior=Behavior.HASH))
+
+    assert text("".join(map(chr, range(0x400, 0x500))), hashed) == R
+    assert len(text("abcdefghi", hashed)) == 9 * 71
+
+
+@pytest.mark.parametrize("behavior", Behavior)
+@pytest.mark.parametrize(
+    "value",
+    [
+        ["a" * 300] * 5_500,  # the same text again and again
+        [f"{n} a b" for n in range(20_000)],
+        {f"{n}a": n for n in range(20_000)},
+        {"a": {str(n): ["a"] for n in range(20_000)}},
+        {"x": {str(n): "a" for n in range(20_000)}},
+        ["a"] * 40_000,
+    ],
+    ids=["equal texts", "texts", "keys", "nested", "members", "short texts"],
+)
+def test_redaction_makes_an_event_twice_as_long_at_most(behavior: Behavior, value: Any) -> None:
+    event = {"metadata": {"k": "a"}, "changes": [{"before": value}]}
+
+    result = redact(event, rules(pattern("a", behavior)))
+
+    assert size(result.event) <= 2 * size(event) + 100
+    assert b'"a' not in orjson.dumps(result.event["changes"]).replace(b'"after', b"")
+    assert result.event["metadata"]["k"] != "a"
+    assert [change.field for change in result.changes][-1].startswith("changes")
+
+
+@pytest.mark.parametrize("path", ["changes.*.before.*", "changes.**"])
+@pytest.mark.parametrize("behavior", Behavior)
+def test_so_do_rules_on_fields(behavior: Behavior, path: str) -> None:
+    event = {"changes": [{"before": [1] * 100_000}]}
+
+    result = redact(event, rules(on(path, behavior=behavior)))
+
+    assert size(result.event) <= 2 * size(event)
+    assert b"1," not in orjson.dumps(result.event)
+
+
+def test_a_section_that_grows_too_much_is_replaced_and_the_others_are_not() -> None:
+    event = {
+        "actor": {"id": "a", "type": "user"},
+        "metadata": {"t": ["1"] * 100_000, CARD: CARD},
+        "changes": [{"field": "a"}],
+    }
+
+    result = redact(event, rules(on("metadata.t.*"), pattern("a", behavior=Behavior.HASH), builtins="credit_card"))
+
+    assert result.event["metadata"] == R
+    assert result.event["actor"]["id"] == result.event["changes"][0]["field"] != "a"
+    assert result.changes == (
+        Change("actor.id", ("p",)),
+        Change("metadata", (LIMIT,)),
+        Change("changes.0.field", ("p",)),
+    )
+
+
+def test_a_value_that_grows_too_much_is_replaced_where_that_is_no_longer() -> None:
+    hashed = rules(pattern("[0-9]", behavior=Behavior.HASH))
+    event = {"changes": [{"before": [f"the number {n % 10}" for n in range(10_000)]}]}
+
+    result = redact(event, hashed)
+
+    before = result.event["changes"][0]["before"]
+    assert before[0].startswith("the number sha256:")
+    assert before[-1] == R
+    assert result.changes[-1] == Change("changes", ("p", LIMIT), 10_000 + 1 - len(result.changes))
+
+
+def test_an_actor_that_grows_too_much_is_still_one() -> None:
+    event = {"actor": {"id": "u", "type": "user"} | {f"a{n}": "b" for n in range(9_000)}}
+
+    result = redact(event, rules(pattern("a", behavior=Behavior.HASH)))
+
+    assert result.event["actor"] == {"id": R, "type": R}
+    assert result.changes == (Change("actor", (LIMIT,)),)
+
+
+def test_the_events_of_a_request_grow_by_half_a_megabyte_at_most_or_to_twice_their_size() -> None:
+    hashed = rules(pattern("[a-z]", behavior=Behavior.HASH))
+    events = [{"metadata": {"T": [f"the {n}th of {m}" for m in range(50)]}} for n in range(100)]
+
+    results = redact_batch(events, hashed)
+
+    grown = sum(size(result.event) for result in results) - sum(map(size, events))
+    assert grown < max(REQUEST_GROWTH, sum(map(size, events))) + 100
+    assert any(result.event["metadata"]["T"][0].startswith("sha256:") for result in results)
+    assert all("the" not in str(result.event) for result in results)
+
+
+def test_so_do_events_that_say_the_same() -> None:
+    hashed = rules(pattern("[a-z]", behavior=Behavior.HASH))
+    events = [{"metadata": {"T": ["the nth of many"] * 50}} for _ in range(100)]
+
+    results = redact_batch(events, hashed)
+
+    grown = sum(size(result.event) for result in results) - sum(map(size, events))
+    assert grown < max(REQUEST_GROWTH, sum(map(size, events))) + 100
+    assert results[0].event["metadata"]["T"][0].startswith("sha256:")
+    assert "[REDACTED]" in str(results[-1].event)
+    assert all("the" not in str(result.event) for result in results)
+
+
+def test_events_of_several_requests_do_not_use_up_each_others_growth() -> None:
+    hashed = rules(pattern("[a-z]", behavior=Behavior.HASH))
+    events = [{"metadata": {"T": [f"the {n}th of {m}" for m in range(50)]}} for n in range(100)]
+
+    with pytest.raises(OverBudget):
+        result_of(slices(events, hashed, shared=True))
+    assert result_of(if_quick(slices(events[:1], hashed, shared=True))) == [redact(events[0], hashed)]
+    assert result_of(if_quick(slices(events, hashed, shared=True))) is None
 
 
 # -- behaviours ----------------------------------------------------------------------------------------------------
@@ -234,6 +371,27 @@ def test_a_hash_is_keyed_and_of_the_text_as_it_was_sent(slug: str, value: str) -
 def test_the_mask_of_a_custom_pattern_shows_four_of_eight_or_nothing() -> None:
     masking = rules(pattern("x[0-9]+", Behavior.MASK))
     assert text("x1234567 x123456", masking) == "****4567 ****"
+
+
+@pytest.mark.parametrize("value", ["P\u200bIN1234", "1\u200b2\u200b3\u200b\u200b4\u200b56"])
+def test_a_mask_counts_what_is_seen(value: str) -> None:
+    assert text(value, rules(pattern("PIN[0-9]{4}|[0-9]{6}", Behavior.MASK))) == "****"
+
+
+@pytest.mark.parametrize(("name", "key"), [("p\xe1ssword", "pa\u0301ssword"), ("pa\u0301ssword", "p\xe1ssword")])
+def test_a_field_is_found_however_its_accents_are_written(name: str, key: str) -> None:
+    rule = rules(on(f"metadata.**.{name}"))
+    for spelled in (name, key):
+        assert metadata({"a": {spelled: "hunter2"}}, rule) == {"a": {spelled: R}}
+
+
+@pytest.mark.parametrize(
+    ("value", "find"),
+    [("²４１１１", "[^0-9]4111"), ("²４１１１", r"\x1f"), ("see ２³", r"\D3"), ("x ５²", r"5\W2")],
+)
+def test_what_only_one_reading_shows_is_found_by_the_scan(value: str, find: str) -> None:
+    given = rules(pattern(find))
+    assert text(value, given) == text(value, replace(given, json_scans=None, text_scans=None)) != value
 
 
 @pytest.mark.parametrize(

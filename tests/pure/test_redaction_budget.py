@@ -14,7 +14,9 @@ import pytest
 
 from logstitch.redaction import paths
 from logstitch.redaction.budget import SLICE_SECONDS, VALUE_SECONDS, Budget, OverBudget
-from logstitch.redaction.engine import Redaction, RuleSet, redact, redact_batch, slices
+from logstitch.redaction.builtins import FINDERS
+from logstitch.redaction.definitions import LIMIT
+from logstitch.redaction.engine import Change, Redaction, RuleSet, redact, redact_batch, slices
 from logstitch.redaction.rules import DEFAULT_BUILTINS, Behavior, CustomRule, RuleType, check_rule, compile_rules
 from logstitch.redaction.scan import pattern_scans
 
@@ -95,6 +97,7 @@ STORMS: dict[str, tuple[RuleSet, Sequence[Mapping[str, Any]]]] = {
     "a text of cards": (DEFAULT, metadata(*[f"{n} " + f"{CARD}," * 1_900 for n in range(20)])),
     "many cards": (DEFAULT, before([f"{n} {CARD}" for n in range(100_000)])),
     "many numbers": (DEFAULT, before([4111111111111111 + n for n in range(200_000)])),
+    "many keys that all change": (of("k[0-9]+"), before({f"k{n}": n for n in range(150_000)})),
     "many keys": (DEFAULT, before({f"{n} {CARD}": n for n in range(60_000)})),
     "single digits": (DEFAULT, before("4 " * 120_000)),
     "token prefixes": (DEFAULT, before("task-aask-a" * 20_000 + " 123-45-6789")),
@@ -131,6 +134,58 @@ def test_no_slice_is_long_and_no_request_is_endless(storm: str) -> None:
     assert sum(times) < 0.5 + 2 * MOST
 
 
+def test_new_names_for_very_many_keys_are_found_in_slices() -> None:
+    gc.collect()
+    gc.freeze()
+    try:
+        (result,), times = run(slices(before({f"k{n}": 1 for n in range(150_000)}), of("k[0-9]+"), seconds=60))
+    finally:
+        gc.unfreeze()
+
+    assert "k1" not in str(result.event)
+    assert max(times) < MOST / 2
+
+
+LINE = "2026-11-23 12:00:00 GET /items/5550001112223334 200\n"  # the number is no card
+
+
+@pytest.mark.parametrize("size", [200_000, 400_000])
+def test_a_long_text_of_numbers_that_are_no_cards_is_kept(size: int) -> None:
+    log = LINE * (size // len(LINE))
+    event = {"changes": [{"before": log, "after": log + CARD}]}
+
+    (result,), _ = run(slices([event], DEFAULT, clock=Clock()))
+
+    assert result.event == {"changes": [{"before": log, "after": log + "[REDACTED]"}]}
+    assert result.changes[0].rules == ("builtin_credit_card",)
+
+
+def test_what_a_text_takes_is_what_is_done_and_not_what_might_be() -> None:
+    clock = Clock()
+    budget = Budget(clock)
+    budget.begin_value()
+    clock.step = VALUE_SECONDS / 200
+
+    assert not any(FINDERS["credit_card"](LINE.encode() * 2_000, budget))
+
+    assert clock.now < VALUE_SECONDS  # fewer looks than lines
+
+
+@pytest.mark.parametrize(
+    ("pattern", "match"),
+    [(r"\pL+ street", "Abbey street"), (r"[\pL\pN._%+-]+@corp\.example", "ada@corp.example")],
+)
+def test_a_text_is_kept_that_lacks_what_a_large_pattern_needs(pattern: str, match: str) -> None:
+    rules = of(pattern)
+    text = "at com.example.Foo.bar(Foo.java:12) \n" * 3_000
+
+    with_match, without = redact_batch(metadata(text + match, text), rules)
+
+    assert without.event == metadata(text)[0]
+    assert with_match.event == {"metadata": {"t": "[REDACTED]"}}
+    assert with_match.changes == (Change("metadata.t", (LIMIT,)),)
+
+
 def test_slices_come_to_the_same_as_the_whole() -> None:
     events = [{"metadata": {"n": n, "t": CARD if n % 3 else "clean", CARD: [n]}} for n in range(50)]
 
@@ -148,7 +203,7 @@ def test_a_value_over_its_budget_is_replaced_and_the_rules_that_did_not_finish_a
 
     assert redacted == {"metadata": {"long": "[REDACTED]", "short": "a [REDACTED]"}}
     assert [(change.field, change.rules) for change in changes] == [
-        ("metadata.long", ("p0", "p1")),
+        ("metadata.long", (LIMIT,)),
         ("metadata.short", ("p1",)),
     ]
 
@@ -218,6 +273,23 @@ def test_time_that_others_had_does_not_count() -> None:
     assert [result.event["metadata"]["t"] for result in results] == ["0 [REDACTED]", "1 [REDACTED]", "2 [REDACTED]"]
 
 
+def test_nor_does_time_that_they_had_while_a_text_was_examined() -> None:
+    clock = Clock(SLICE_SECONDS / 4)
+    work = slices(before(LINE * 200 + CARD), DEFAULT, clock=clock, seconds=1.0)
+    turns = 0
+    while True:
+        try:
+            next(work)
+        except StopIteration as done:
+            (result,) = done.value
+            break
+        turns += 1
+        clock.now += 1000.0
+
+    assert turns > 1
+    assert result.event["changes"][0]["before"] == LINE * 200 + "[REDACTED]"
+
+
 def test_a_request_over_its_budget_keeps_nothing_that_was_not_examined() -> None:
     event = {
         "action": "a.b",
@@ -240,12 +312,12 @@ def test_a_request_over_its_budget_keeps_nothing_that_was_not_examined() -> None
         "changes": "[REDACTED]",
     }
     assert [change.field for change in redacted.changes] == ["actor", "target", "context", "metadata", "changes"]
-    assert all("builtin_ssn" in change.rules for change in redacted.changes)
+    assert all(change.rules == (LIMIT,) for change in redacted.changes)
     assert untouched.event is clean or untouched.event == {"metadata": "[REDACTED]"}
 
 
 def test_a_text_that_is_too_long_to_examine_is_replaced_only_when_something_is_suspected() -> None:
-    long = "clean " * 100_000
+    long = "clean " * 200_000
     assert redact({"changes": [{"field": "f", "before": long}]}, DEFAULT).changes == ()
 
     result = redact({"changes": [{"field": "f", "before": long + CARD, "after": "x"}]}, DEFAULT)

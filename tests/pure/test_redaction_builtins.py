@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import string
+import time
 from unicodedata import category
 
 import phonenumbers
@@ -15,15 +16,20 @@ from hypothesis import strategies as st
 from stdnum import luhn as oracle
 
 from logstitch.credentials import mint
+from logstitch.redaction import folding
 from logstitch.redaction.budget import Budget
 from logstitch.redaction.builtins import FINDERS, luhn
+from logstitch.redaction.engine import redact
 from logstitch.redaction.folding import fold, fold_char
+from logstitch.redaction.rules import DEFAULT_BUILTINS, compile_rules
 from logstitch.redaction.scan import DASHES, SPACES, UNCHANGED
+
+BEARER = compile_rules([state for state in DEFAULT_BUILTINS if state.slug == "bearer_token"], (), secret=b"s")
 
 
 def found(slug: str, text: str) -> list[str]:
     data = text.encode()
-    return [data[start:end].decode() for start, end in FINDERS[slug](data, Budget(lambda: 0.0))]
+    return [data[hit[0] : hit[1]].decode() for hit in FINDERS[slug](data, Budget(lambda: 0.0)) if hit]
 
 
 @given(st.text("0123456789", min_size=2, max_size=30))
@@ -117,12 +123,106 @@ def test_what_only_looks_like_it_is_left(slug: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "Bearer mysecrettoken",
+        "Bearer correct-horse-battery-staple",
+        "Bearer ABCDEFGH",
+        "Bearer aBcDeFgHiJk",
+        "Bearer " + "ab-" * 90 + "S3cret9999",
+        "Bearer <abc123def456ghi789",
+        "Bearer [abc123def456ghi789",
+        "Bearer \u201cabc12345678",
+        "Bearer%09abc12345678",
+        "Bearer%3A%20abc12345678",
+        'Bearer": "abc12345678',
+        'Bearer\\": \\"abc12345678',
+        "Bearer\x0babc12345678",
+        "Bearer\x85abc12345678",
+        "Bearer\u2028abc12345678",
+        "Bearer\\u0020abc12345678",
+        "Bearer\\n\\tabc12345678",
+        "Bearer token abc12345678",
+        "Bearer token: abc12345678",
+        "Bearer access_token=abc12345678",
+        'Bearer token": "abc12345678',
+    ],
+)
+def test_a_bearer_token_is_found_however_it_is_written(text: str) -> None:
+    for before, after in (("", ""), ('"', '"'), ("a: ", ", b"), ("x\n", "\ny")):
+        assert found("bearer_token", before + text + after) == [text]
+        event = {"metadata": {"t": before + text + after}}
+        assert redact(event, BEARER).event == {"metadata": {"t": f"{before}[REDACTED]{after}"}}
+
+
+def test_what_follows_authorization_is_a_token_whatever_its_letters() -> None:
+    for text in ("Authorization: bearer mysecrettoken x", '{"authorization":"Bearer mysecrettoken"}'):
+        assert [token.lower() for token in found("bearer_token", text)] == ["bearer mysecrettoken"]
+
+
+def test_a_token_with_capitals_amid_its_letters_is_one_in_any_sentence() -> None:
+    assert found("bearer_token", "that is bearer aBcDeFgHiJk for you") == ["bearer aBcDeFgHiJk"]
+
+
+def test_the_word_itself_hides_no_token() -> None:
+    assert found("bearer_token", "Bearer:Bearer token: abc12345678") == ["Bearer token: abc12345678"]
+    assert found("bearer_token", "bearer please:Bearer abc12345678") == ["bearer please:Bearer", " abc12345678"]
+
+
+SENTENCES = """
+Bearer tokens are required for this endpoint.
+The bearer of this document is entitled to enter, subject to verification.
+Missing bearer token
+Invalid Bearer token; please authenticate again.
+Bearer authentication failed: token expired
+Bearer authentication
+Bearer Instruments
+Bearer certificates/securities, see the appendix
+type: Bearer
+token_type=Bearer&expires_in=3600&scope=read
+{"token_type": "Bearer", "expires_in": 3600}
+scheme="Bearer" description="something"
+{"bearer": "required", "bearerFormat": "opaque"}
+bearerAuth: {type: http, scheme: bearer, bearerFormat: opaque}
+Authorization: Bearer <your-access-token>
+Authorization: Bearer [token]
+Authorization: Bearer $ACCESS_TOKEN
+Authorization: Bearer YOUR_ACCESS_TOKEN
+WWW-Authenticate: Bearer error=invalid_token
+Flag Bearer ceremony: photographs by the stage
+Standard bearer competition; ring-bearer fellowship
+Bearer token rotation
+Bearer bonds held by the depositary
+BEARER SECURITIES
+Send the Bearer credential, please
+"""
+
+
+@pytest.mark.parametrize("sentence", SENTENCES.strip().splitlines())
+def test_what_is_said_of_bearers_is_left(sentence: str) -> None:
+    assert found("bearer_token", sentence) == []
+
+
+@given(st.lists(st.sampled_from(("ab", "Ab", "AB", "-", ".", "=", "bearer", ":", " ", "+")), max_size=400))
+def test_what_may_be_a_token_is_looked_at_in_little_time(parts: list[str]) -> None:
+    began = time.thread_time()
+
+    found("bearer_token", "Bearer " + "ab-" * 200 + "".join(parts) + "AB")
+
+    assert time.thread_time() - began < 0.1
+
+
+@pytest.mark.parametrize(
     ("slug", "text", "hits"),
     [
         ("credit_card", "4111 1111 1111 1111 12/25 123", ["4111 1111 1111 1111"]),
         ("credit_card", "1. 4111-1111-1111-1111 2. 378282246310005", ["4111-1111-1111-1111", "378282246310005"]),
         ("credit_card", "card4111111111111111x", ["4111111111111111"]),
         ("credit_card", "12 4111111111111111 34", ["4111111111111111"]),
+        ("credit_card", "499178093797 4111 1111 1111 1111", ["499178093797 4111 1111 1111 1111"]),
+        ("credit_card", "order 40180 4111 1111 1111 1111", ["40180 4111 1111 1111 1111"]),
+        ("credit_card", "ref 490020884 6011-0009-9013-9424.", ["490020884 6011-0009-9013-9424"]),
+        ("credit_card", "4111111111111111 1 378282246310005", ["4111111111111111", "378282246310005"]),
         ("credit_card", "id=0.4111 1111 1111 1111", ["4111 1111 1111 1111"]),  # nobody groups a fraction
         ("credit_card", "0.4111-1111-1111-1111", ["4111-1111-1111-1111"]),
         ("credit_card", "No.5.4111111111111111", ["4111111111111111"]),
@@ -187,6 +287,58 @@ def test_a_key_is_found_whole_whatever_its_body(front: str, lengths: tuple[int, 
         for _ in range(300):
             key = front + "".join(rng.choices(_URL64, k=length)) + back
             assert found("bearer_token", f"key={key}; x") == [key]
+
+
+@pytest.mark.parametrize(
+    ("front", "alphabet", "length"),
+    [
+        ("xoxc-1234567890-", "0123456789abcdef", 32),
+        ("xoxd-", string.ascii_letters + string.digits, 40),
+        ("hvs.CAESI", _URL64, 90),
+        ("hvb.", _URL64, 90),
+        ("dckr_pat_", _URL64, 27),
+        ("gsk_", string.ascii_letters + string.digits, 52),
+        ("rubygems_", "0123456789abcdef", 48),
+        ("sntrys_eyJpYXQiOjE2ODc", string.ascii_letters + string.digits + "_", 90),
+    ],
+)
+def test_other_keys_are_found_whole(front: str, alphabet: str, length: int) -> None:
+    rng = random.Random(4)
+    for _ in range(100):
+        key = front + "".join(rng.choices(alphabet, k=length))
+        assert found("bearer_token", f"key={key}; x") == [key]
+        assert redact({"metadata": {"t": f"x {key}, y"}}, BEARER).event == {"metadata": {"t": "x [REDACTED], y"}}
+
+
+@pytest.mark.parametrize(("front", "length"), [("1800", 15), ("2131", 15), ("8600", 16), ("9860", 16)])
+def test_cards_of_small_networks_are_found(front: str, length: int) -> None:
+    body = (front + "12345678901")[: length - 1]
+    assert found("credit_card", f"x{body}{oracle.calc_check_digit(body)}") == [body + oracle.calc_check_digit(body)]
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("⁴¹¹¹⁻¹¹¹¹", "4111-1111"),
+        ("₄₁₁₁₋₁₁₁₁", "4111-1111"),
+        ("123\u02d745\u20436789", "123-45-6789"),
+        ("4\u20651\ufff01\U000e00801\U000e0fff", "4111"),
+        ("\U0001ccf4\U0001ccf0\U0001ccf9\U0001ccd6\U0001ccef", "409AZ"),
+    ],
+)
+def test_what_looks_like_it_is_read_as_it(text: str, seen: str) -> None:
+    assert fold(text) == seen
+
+
+@given(st.text(st.characters(min_codepoint=0x80), min_size=1))
+def test_tables_of_characters_forget_and_read_the_same(text: str) -> None:
+    before = [fold_char(char) for char in text]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(folding, "_MOST_KEPT", 3)
+        folding._TABLE.clear()
+        assert fold(text) == "".join(before)
+        assert len(folding._TABLE) <= 3
 
 
 @pytest.mark.parametrize("kind", ["master", "project"])

@@ -65,6 +65,7 @@ PIECES = (
         "0",
         "secret",
     ),
+    *("¹", "²４", "⁻", "①"),
     *("foo", "bar", "A", "B", "12", "3456", "}", "]", "e16", "_", "(2)", "[REDACTED]"),
 )
 PATTERNS = (
@@ -90,6 +91,8 @@ PATTERNS = (
     r"\A4|\z4|4\z",
     "[[:upper:]]\\B.",
     "a|[]x]y",
+    r"\D4",
+    r"[^0-9]1{4}",
 )
 PATHS = (
     "metadata.foo",

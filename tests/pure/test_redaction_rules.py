@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 import re2
 
 from logstitch.errors import Detail, InvalidRequest
+from logstitch.redaction import builtins, scan
+from logstitch.redaction import rules as redaction_rules
 from logstitch.redaction.engine import redact
 from logstitch.redaction.rules import (
     BUILTIN_ORDER,
@@ -156,3 +159,25 @@ def test_a_rule_set_has_its_version_and_only_what_is_enabled() -> None:
     assert rules.version == 42
     assert redact(event, rules).event is event
     assert compile_rules((), (), secret=b"s").empty
+
+
+@pytest.mark.parametrize("count", [1, 20, 100])
+def test_what_the_automata_of_all_patterns_may_grow_to_is_bounded(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    granted: list[int] = []
+
+    def compile_re2(pattern: str, max_mem: int | None = None) -> Any:
+        if max_mem is None:  # only looked at, and dropped
+            return builtins.compile_re2(pattern)
+        granted.append(max_mem)
+        return builtins.compile_re2(pattern, max_mem)
+
+    monkeypatch.setattr(redaction_rules, "compile_re2", compile_re2)
+    monkeypatch.setattr(scan, "compile_re2", compile_re2)
+    patterns = [f"x?(?:[ab]a|\\pN)[abcdeé]{{{180 + n}}}[yz]q" for n in range(count)]
+    rules = [CustomRule(f"{n}", "p", RuleType.PATTERN, p, (), Behavior.REPLACE, True) for n, p in enumerate(patterns)]
+
+    compile_rules((), rules, secret=b"s")
+
+    assert len(granted) >= count
+    assert min(granted) >= 768 * 1024
+    assert sum(granted) <= 256 << 20

@@ -226,6 +226,33 @@ def card_numbers(seed: int, count: int) -> Iterator[int]:
         yield int(card(rng).replace(" ", "").replace("-", ""))
 
 
+class Crowded(NamedTuple):
+    """A card with other numbers before and after it."""
+
+    before: str
+    card: str
+    after: str
+
+
+def crowded_cards(seed: int, count: int) -> Iterator[Crowded]:
+    """Cards that only a space or a dash sets apart from other numbers, which are in groups or not."""
+    rng = random.Random(seed)
+
+    def numbers() -> str:
+        return rng.choice(" -").join(_number(rng) for _ in range(rng.randrange(3)))
+
+    for _ in range(count):
+        before, after = numbers(), numbers()
+        yield Crowded(before and before + rng.choice(" -"), card(rng), after and rng.choice(" -") + after)
+
+
+def _number(rng: random.Random) -> str:
+    # Some begin as a card does.
+    digits = rng.choice(("", "", "4", "5", "60", "34", "37")) + _some(rng, string.digits, rng.randrange(1, 15))
+    size = rng.choice((2, 3, 4, 20, 20))
+    return rng.choice(" -").join(digits[i : i + size] for i in range(0, len(digits), size))
+
+
 # -- what is none --------------------------------------------------------------------------------------------------
 
 

@@ -11,9 +11,9 @@ from typing import Any
 from logstitch.redaction import paths
 from logstitch.redaction.behaviors import replace_value
 from logstitch.redaction.budget import Budget
-from logstitch.redaction.definitions import SECTIONS
 from logstitch.redaction.engine import Change, Redaction, RuleSet, number_text
 from logstitch.redaction.texts import redact_text
+from logstitch.sections import SECTIONS
 
 NAMES = {
     "actor": {"id", "type", "name", "email"},
