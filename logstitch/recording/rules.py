@@ -1,8 +1,6 @@
-"""A change of redaction rules is one transaction: the rules, their version, and the event that tells of the change.
+"""Redaction rules of a project, and what may be changed of them.
 
-The event belongs to the reserved tenant of the project and says who changed what, before and after. It is written as
-any other, under the same head row, so a change that happened is on record and one that is on record has happened. It
-does not go through redaction: what it holds is the rules themselves, which a rule must not hide.
+A change raises the version of the rules under the project's head row, where whoever stores events compares it.
 """
 
 from __future__ import annotations
@@ -10,16 +8,12 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
 from logstitch.errors import Conflict, Detail, InvalidRequest, NotFound
-from logstitch.ids import as_uuid
-from logstitch.model import RESERVED_TENANT, IncomingEvent
-from logstitch.recording.commit import GroupCommit, PreparedBatch, Recorded
-from logstitch.recording.preparation import Preparation
+from logstitch.recording.audit import AuditedChange, Moment, audit_event
 from logstitch.redaction.engine import RuleSet
 from logstitch.redaction.rules import (
     BUILTINS,
@@ -31,9 +25,9 @@ from logstitch.redaction.rules import (
     check_rule,
     compile_rules,
 )
-from logstitch.store import events
 from logstitch.store import redaction as store
 from logstitch.store.database import Connection
+from logstitch.store.events import Head
 from logstitch.store.redaction import BuiltinRow, RuleRow
 
 MAX_CUSTOM: Final = 100
@@ -177,48 +171,19 @@ class Amended:
     amendment: Amendment
 
 
-class RuleChange:
-    """One change of one project's rules. ``run`` is the work of a transaction, and may be run again after one of which
-    nobody knows whether it was committed.
+def rule_change(project_no: int, decide: Decision, *, by: UUID, event_id: bytes, now: Moment) -> AuditedChange[Amended]:
+    """One change of one project's rules, as the work of a transaction. ``by`` is the id of the key that asks for it."""
 
-    ``by`` is the id of the key that asked for it, ``event_id`` a fresh id, and ``now`` the time.
-    """
-
-    def __init__(self, project_no: int, decide: Decision, *, by: UUID, event_id: bytes, now: datetime) -> None:
-        self._project_no = project_no
-        self._decide = decide
-        self._by = by
-        self._event_id = event_id
-        self._now = now
-        self._attempt: Amended | None = None
-
-    def run(self, conn: Connection) -> Amended:
-        """Change the rules. Nothing is written, and nothing recorded, where they are so already."""
-        no = self._project_no
-        events.lock_head(conn, no)
-        if self._attempt is not None and events.has_event(conn, no, as_uuid(self._event_id)):
-            return self._attempt
-        self._attempt = None
-        rules = read_rules(conn, no)
-        amendment = self._decide(rules)
+    def change(conn: Connection, head: Head) -> tuple[Amended, Mapping[str, Any] | None]:
+        rules = read_rules(conn, project_no)
+        amendment = decide(rules)
         if amendment.before == amendment.after:
-            return Amended(rules, amendment)
-        amendment = _write(conn, no, amendment)
-        version = store.raise_version(conn, no)
-        self._record(conn, amendment, version, rules.secret)
-        self._attempt = Amended(read_rules(conn, no), amendment)
-        return self._attempt
+            return Amended(rules, amendment), None
+        amendment = _write(conn, project_no, amendment)
+        store.raise_version(conn, project_no)
+        return Amended(read_rules(conn, project_no), amendment), _audit_event(amendment, by)
 
-    def _record(self, conn: Connection, amendment: Amendment, version: int, secret: bytes) -> None:
-        raw = audit_event(amendment, by=self._by)
-        received_at_ms = int(self._now.timestamp() * 1000)
-        prepared = Preparation(secret).prepare(
-            [IncomingEvent(raw, None)], [raw], [()], received_at_ms=received_at_ms, ids=[self._event_id]
-        )
-        batch = PreparedBatch(prepared, False, received_at_ms, None, version)
-        (outcome,) = GroupCommit(self._project_no).run(conn, [batch])
-        if not isinstance(outcome, Recorded):
-            raise TypeError(f"a change of rules was not recorded: {type(outcome).__name__}")
+    return AuditedChange(project_no, change, event_id=event_id, now=now)
 
 
 def _write(conn: Connection, project_no: int, amendment: Amendment) -> Amendment:
@@ -239,35 +204,17 @@ def _write(conn: Connection, project_no: int, amendment: Amendment) -> Amendment
     return amendment
 
 
-def audit_event(amendment: Amendment, *, by: UUID) -> dict[str, Any]:
-    """The event that tells of a change."""
+def _audit_event(amendment: Amendment, by: UUID) -> dict[str, Any]:
     before, after = amendment.before, amendment.after
     rule = after or before
     if rule is None:
         raise ValueError("a change of nothing is none")
-    verb = "created" if before is None else "deleted" if after is None else "updated"
-    old, new = _fields(before), _fields(after)
-    return {
-        "action": f"logstitch.redaction_rule.{verb}",
-        "category": "admin",
-        "actor": {"id": str(by), "type": "api_key"},
-        "tenant_id": RESERVED_TENANT,
-        "target": {"id": id_of(rule), "type": "redaction_rule", "name": name_of(rule)},
-        "changes": [
-            {
-                "field": name,
-                **({"before": old[name]} if name in old else {}),
-                **({"after": new[name]} if name in new else {}),
-            }
-            for name in old | new
-            if name not in old or name not in new or old[name] != new[name]
-        ],
-    }
+    return audit_event("redaction_rule", id_of(rule), name_of(rule), _fields(before), _fields(after), by)
 
 
-def _fields(rule: Rule | None) -> dict[str, Any]:
+def _fields(rule: Rule | None) -> dict[str, Any] | None:
     if rule is None:
-        return {}
+        return None
     if isinstance(rule, BuiltinState):
         return {"behavior": rule.behavior.value, "enabled": rule.enabled}
     what = {"fields": list(rule.fields)} if rule.pattern is None else {"pattern": rule.pattern}

@@ -15,9 +15,10 @@ from psycopg import errors as pg
 from logstitch.errors import NotFound
 from logstitch.ids import UlidMint
 from logstitch.model import Plan, validate_events
+from logstitch.recording.audit import AuditedChange
 from logstitch.recording.commit import GroupCommit, PreparedBatch, Recorded, StaleRules
 from logstitch.recording.preparation import Preparation
-from logstitch.recording.rules import RuleChange, creation, deletion, read_rules, update
+from logstitch.recording.rules import Amended, creation, deletion, read_rules, rule_change, update
 from logstitch.redaction.rules import DEFAULT_BUILTINS
 from logstitch.store import events, projects
 from logstitch.store import redaction as store
@@ -210,8 +211,8 @@ def test_a_stale_batch_claims_no_idempotency_key(conn: Connection, no: int) -> N
 # -- a change is one transaction ------------------------------------------------------------------------------------
 
 
-def change(no: int, decide: Any) -> RuleChange:
-    return RuleChange(no, decide, by=ADA, event_id=MINT.one(1_700_000_000_000), now=NOW)
+def change(no: int, decide: Any) -> AuditedChange[Amended]:
+    return rule_change(no, decide, by=ADA, event_id=MINT.one(1_700_000_000_000), now=NOW)
 
 
 def test_a_change_its_version_and_its_record_are_there_together_or_not_at_all(
@@ -230,6 +231,27 @@ def test_a_change_its_version_and_its_record_are_there_together_or_not_at_all(
 
     assert store.load_rules(other, no).version == 1
     assert other.execute("SELECT action FROM events").fetchall() == [("logstitch.redaction_rule.created",)]
+
+
+def test_the_clock_is_asked_under_the_head_row(conn: Connection, other: Connection, no: int) -> None:
+    asked: list[datetime] = []
+
+    def now() -> datetime:
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            other.execute("SELECT FROM project_heads WHERE project_no = %s FOR UPDATE NOWAIT", (no,))
+        other.rollback()
+        asked.append(NOW + timedelta(seconds=len(asked)))
+        return asked[-1]
+
+    for _ in range(2):
+        rule_change(no, creation(rule()), by=ADA, event_id=MINT.one(1_700_000_000_000), now=now).run(conn)
+        conn.commit()
+
+    stored = conn.execute("SELECT received_at, id FROM events ORDER BY seq").fetchall()
+    assert [at for at, _ in stored] == asked
+    assert [event_id.bytes[:6] for _, event_id in stored] == [
+        int(at.timestamp() * 1000).to_bytes(6, "big") for at in asked
+    ]
 
 
 def test_a_change_that_is_run_again_after_its_commit_was_lost_is_made_once(conn: Connection, no: int) -> None:
