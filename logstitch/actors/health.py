@@ -6,8 +6,10 @@ what redaction would have removed.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from typing import Any
 
 
 class ActorState(StrEnum):
@@ -51,8 +53,10 @@ class ActorHealth:
     """Time since the actor last received, answered or said that it gets on."""
     in_flight: int = 0
     """Messages received and not done with."""
+    gauges: Mapping[str, float] = field(default_factory=dict)
+    """What this run of the actor reports of its own work, such as how far it is behind."""
 
-    def to_json(self) -> dict[str, str | int | float | None]:
+    def to_json(self) -> dict[str, Any]:
         """The same as plain values, ready for any JSON encoder; ages rounded to milliseconds."""
         return asdict(self) | {
             "state": self.state.value,

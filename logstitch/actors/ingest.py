@@ -3,6 +3,9 @@
 The answer to a request is given right after its commit, with no checkpoint between. A group that fails for a reason
 of its own is tried again one request at a time, so that one bad request never takes others with it. A request whose
 redaction rules changed while it waited is redacted and tried again, so that it never meets half of a change.
+
+When all are answered, the project's evaluator is told what was committed. Ingest never waits for it: what it has no
+room for, it finds in the tables.
 """
 
 from __future__ import annotations
@@ -17,8 +20,10 @@ from functools import partial
 import structlog
 import trio
 
-from logstitch.actors.mailbox import Envelope, KeyedAsks, Mailbox
+from logstitch import metrics
+from logstitch.actors.mailbox import Envelope, KeyedAsks, KeyedTells, Mailbox
 from logstitch.actors.messages import Accepted, Redacted, RedactEvents, SubmitEvents
+from logstitch.actors.messages.alerts import Committed
 from logstitch.errors import DatabaseUnavailable, LogStitchError, Unavailable
 from logstitch.ids import UlidMint
 from logstitch.recording.commit import GroupCommit, Outcome, PreparedBatch, Recorded, StaleRules
@@ -73,9 +78,12 @@ class _Work:
 class Ingest:
     """Owns the queue of accepted batches of one project, and what is known of its tables' heads."""
 
-    def __init__(self, database: Database, redaction: KeyedAsks, project_no: int, mint: UlidMint) -> None:
+    def __init__(
+        self, database: Database, redaction: KeyedAsks, evaluators: KeyedTells, project_no: int, mint: UlidMint
+    ) -> None:
         self._database = database
         self._redaction = redaction
+        self._evaluators = evaluators
         self._project_no = project_no
         self._group_commit = GroupCommit(project_no)
         self._preparation: Preparation | None = None
@@ -252,7 +260,16 @@ class Ingest:
                     version = outcome.version
                 case _:
                     work.envelope.refuse(outcome)
+        self._tell_evaluator()
         return stale, version
+
+    def _tell_evaluator(self) -> None:
+        facts = self._group_commit.facts()
+        if facts:
+            try:
+                self._evaluators.tell(self._project_no, Committed(facts))
+            except Unavailable:
+                metrics.FACTS_DROPPED.inc(len(facts))
 
     async def _redact_again(self, stale: Sequence[_Work], version: int | None) -> list[_Work]:
         """The requests as the newer rules leave them; each for as long as somebody waits for it."""

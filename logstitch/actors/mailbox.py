@@ -50,6 +50,13 @@ class KeyedAsks(Protocol):
         ...
 
 
+class KeyedTells(Protocol):
+    """What an actor may hold of others of which there is one a key, where it wants no answer. ``Directory`` is one."""
+
+    def tell(self, key: int, message: object) -> None:
+        """See ``Directory.tell``."""
+
+
 @final
 class Envelope(Generic[M_co]):
     """A message on its way, and the way back to whoever asked.
@@ -130,6 +137,7 @@ class Box:
         "capacity",
         "closed",
         "depth",
+        "gauges",
         "handled",
         "last_error",
         "last_progress",
@@ -164,6 +172,7 @@ class Box:
         self.state = ActorState.STARTING
         self.restarts = 0
         self.last_error: str | None = None
+        self.gauges: dict[str, float] = {}  # of the run that reported them
 
     @trio.lowlevel.enable_ki_protection
     def post(self, message: object, asker: trio.lowlevel.Task | None) -> Envelope[Any]:
@@ -209,6 +218,7 @@ class Box:
     def drop_in_flight(self) -> int:
         """Give up on what was received and is not done; what is queued stays. Returns how many messages that were."""
         self.tells.clear()
+        self.gauges.clear()
         return self._drop([e for e in self.pending if e._received], f"{self.name} failed while it worked on this.")
 
     def end(self) -> int:
@@ -216,6 +226,7 @@ class Box:
         self.close()
         self.state = ActorState.STOPPED
         self.tells.clear()
+        self.gauges.clear()
         lost = self._drop(list(self.pending), f"{self.name} ended before it got to this.")
         self.depth = 0
         self.receiver.close()
@@ -261,6 +272,7 @@ class Box:
             rejected=self.rejected,
             last_progress_age=now - self.last_progress,
             in_flight=len(self.pending) - self.depth,
+            gauges=dict(self.gauges),
         )
 
 
@@ -411,6 +423,10 @@ class Mailbox:
     def progress(self) -> None:
         """Say that work gets on, where nothing is received or answered for long: else the actor counts as stuck."""
         self._box.last_progress = trio.current_time()
+
+    def report(self, **gauges: float) -> None:
+        """Have the actor's health show these numbers, until they are reported anew or this run ends."""
+        self._box.gauges.update(gauges)
 
     def close(self) -> None:
         """Take no more messages. Those that wait can still be read; then reading ends."""

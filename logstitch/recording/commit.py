@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from uuid import UUID
 
+from logstitch.detection.facts import Fact
 from logstitch.errors import DailyEventLimitReached, LogStitchError
 from logstitch.evidence.merkle import TenantHead, append, leaf_hash
 from logstitch.ids import as_uuid, event_id_text
@@ -33,13 +34,15 @@ MAX_KNOWN_ACTIONS = 10_000
 @dataclass(frozen=True, slots=True)
 class PreparedBatch:
     """One request's events. ``batch``: an array was sent. ``daily_limit``: events a UTC day, ``None`` for no limit.
-    ``rules_version``: of the redaction rules that all of them went through."""
+    ``rules_version``: of the redaction rules that all of them went through. ``of_today``: they count among the events
+    of the day."""
 
     events: Sequence[PreparedEvent]
     batch: bool
     received_at_ms: int
     daily_limit: int | None
     rules_version: int
+    of_today: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +80,12 @@ class _Seen:
 
 @dataclass(frozen=True, slots=True)
 class _Attempt:
-    """A run whose commit may or may not have happened: its outcomes, and the event that tells."""
+    """A run whose commit may or may not have happened: its outcomes, the event that tells, and all that it stored."""
 
     witness: UUID
     outcomes: list[Outcome]
     seen: _Seen
+    admitted: Sequence[PreparedEvent]
 
 
 class GroupCommit:
@@ -96,11 +100,32 @@ class GroupCommit:
         self._project_no = project_no
         self._seen: _Seen | None = None
         self._attempt: _Attempt | None = None
+        self._stored: Sequence[PreparedEvent] = ()
 
     def settle(self, *, committed: bool) -> None:
         """End the group: what its transaction saw is what the next one may rely on, or nothing is."""
         self._seen = self._attempt.seen if committed and self._attempt else self._seen if committed else None
+        self._stored = self._attempt.admitted if committed and self._attempt else ()
         self._attempt = None
+
+    def facts(self) -> list[Fact]:
+        """What detection is told of the group that was settled last: the events that it stored, so no replays."""
+        if self._seen is None:
+            return []
+        first_seq = self._seen.seq - len(self._stored) + 1
+        return [
+            Fact(
+                seq,
+                event.claim.id,
+                event.received_at_ms,
+                event.occurred_at_ms,
+                event.action,
+                event.tenant_id,
+                event.actor_id,
+                event.ip_address,
+            )
+            for seq, event in enumerate(self._stored, first_seq)
+        ]
 
     def run(self, conn: Connection, batches: Sequence[PreparedBatch]) -> list[Outcome]:
         """Store the group. One outcome for each batch, in order."""
@@ -114,7 +139,7 @@ class GroupCommit:
         if not admitted:
             return outcomes
         seen = self._write(conn, head, head_after, admitted)
-        self._attempt = _Attempt(as_uuid(admitted[0].claim.id), outcomes, seen)
+        self._attempt = _Attempt(as_uuid(admitted[0].claim.id), outcomes, seen, admitted)
         return outcomes
 
     def _write(
@@ -135,7 +160,7 @@ class GroupCommit:
             prefix = lexeme_prefix(no, segment)
             times = [event.occurred_at_ms for event in part]
             spans[segment] = min(times), max(times)
-            for _, _, tenant_id, _, _, content_hash, facets, tail, _ in part:
+            for _, _, tenant_id, _, _, content_hash, facets, tail, _, _, _, _ in part:
                 seq += 1
                 tenant, log = tenants[tenant_id], leaves[tenant_id]
                 rows.append(events.row(no, seq, tenant.no, tenant.size + len(log), prefix, facets, tail))
@@ -183,7 +208,7 @@ def _admit(
             continue
         decision = admit(claimed, known, batch=batch.batch)
         if isinstance(decision, Admission):
-            day_after = _count_day(head, batch.received_at_ms, len(decision.fresh))
+            day_after = _count_day(head, batch.received_at_ms, len(decision.fresh)) if batch.of_today else head
             if decision.fresh and batch.daily_limit is not None and day_after.day_events > batch.daily_limit:
                 outcomes.append(_over_limit(batch.daily_limit, batch.received_at_ms))
                 continue

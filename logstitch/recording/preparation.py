@@ -20,6 +20,8 @@ from logstitch.redaction.engine import Change
 from logstitch.search.terms import facets
 from logstitch.store.events import row_tail
 
+_MAX_ID_CHARS = 256
+"""Of an actor's id as it is sent. Redaction may put a hash in the place of each character."""
 _BLOCK = 64
 """Bytes of a SHA-256 block."""
 
@@ -37,16 +39,22 @@ class PreparedEvent(NamedTuple):  # a tuple, because it is made for every event 
     tail: bytes
     redacted_count: int
     """Field values that redaction changed."""
+    received_at_ms: int
+    actor_id: str
+    """As detection knows it: one that redaction has made longer than any that is sent goes by its digest."""
+    ip_address: str | None
+    """What redaction has left of it."""
 
 
 class Preparation:
-    """Prepares one project's events. ``secret`` is the project's own: 32 bytes that idempotency digests are keyed with.
+    """Prepares one project's events. ``secret`` is the project's own: 32 bytes that idempotency digests are keyed with;
+    ``None`` for events of which nobody knows what was sent, whose digests are empty.
 
     Its methods touch nothing but their arguments, so they may run in a thread.
     """
 
-    def __init__(self, secret: bytes) -> None:
-        self._digest = keyed_digest(secret)
+    def __init__(self, secret: bytes | None) -> None:
+        self._digest = _no_digest if secret is None else keyed_digest(secret)
 
     def prepare(
         self,
@@ -94,6 +102,7 @@ class Preparation:
             digest = self._digest(encoded.canonical if stored is raw else canonical(raw))
             key_hash = sha256(key.encode()).digest()[:16]
         actor = event["actor"]
+        context = event.get("context")
         target = event.get("target")
         action = event["action"]
         content_hash = encoded.content_hash
@@ -122,8 +131,21 @@ class Preparation:
             content_hash,
             facets(event),
             tail,
-            len(changes),
+            sum([change.values for change in changes]) if changes else 0,
+            received_at_ms,
+            _short(actor["id"]),
+            # Redaction may have put a text in the place of the whole context.
+            context.get("ip_address") if type(context) is dict else None,
         )
+
+
+def _no_digest(message: bytes) -> bytes:
+    return b""
+
+
+def _short(actor_id: str) -> str:
+    """The id, or its digest where an index would not take it; the database makes the same (store/sql/alerts.sql)."""
+    return actor_id if len(actor_id) <= _MAX_ID_CHARS else f"sha256:{sha256(actor_id.encode()).hexdigest()}"
 
 
 def keyed_digest(secret: bytes) -> Callable[[bytes], bytes]:

@@ -22,7 +22,7 @@ from logstitch.recording.preparation import Preparation
 from logstitch.store.database import Connection
 from logstitch.verify import verify
 from tests.actors.lifecycle import LIFECYCLE, Check, Subject
-from tests.support.ingest import event, open_bench, submission
+from tests.support.ingest import Evaluators, event, open_bench, submission
 
 DAY_MS = 86_400_000
 
@@ -304,7 +304,7 @@ async def test_lifecycle(check: Check, database_url: str) -> None:
         mint = UlidMint()
         await check(
             Subject(
-                factory=lambda: Ingest(bench.database, bench.redaction, bench.project_no, mint),
+                factory=lambda: Ingest(bench.database, bench.redaction, Evaluators(), bench.project_no, mint),
                 question=lambda: submission(event()),
             )
         )

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock, assert_checkpoints, assert_no_checkpoints, wait_all_tasks_blocked
 
-from logstitch.actors.mailbox import Ask, Asks, Mailbox, open_mailbox
+from logstitch.actors.mailbox import Address, Ask, Asks, Box, Mailbox, open_mailbox
 from logstitch.errors import ActorDown, AskTimeout, MailboxFull, NotFound
 
 
@@ -306,6 +306,22 @@ async def test_receiving_answering_and_saying_so_are_progress_and_posting_is_not
     assert await seconds_since_progress() == 5
     envelope.refuse(NotFound("no"))
     assert await seconds_since_progress() == 5
+
+
+async def test_an_actor_shows_numbers_of_its_own_until_its_run_ends() -> None:
+    box = Box("evaluator/7", 4)
+    address, mailbox = Address(box), Mailbox(box)
+    assert address.health().gauges == {}
+    mailbox.report(lag=12, leads=1)
+    before = address.health()
+    mailbox.report(lag=3)
+    assert (before.gauges, address.health().gauges) == ({"lag": 12, "leads": 1}, {"lag": 3, "leads": 1})
+    assert address.health().to_json()["gauges"] == {"lag": 3, "leads": 1}
+    box.drop_in_flight()
+    assert address.health().gauges == {}
+    mailbox.report(lag=3)
+    box.end()
+    assert address.health().gauges == {}
 
 
 async def test_health_is_plain_json_and_no_repr_shows_what_a_message_holds() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +13,7 @@ import orjson
 
 from logstitch.actors.directory import Directory
 from logstitch.actors.ingest import Ingest
+from logstitch.actors.mailbox import KeyedTells
 from logstitch.actors.messages import Accepted, SubmitEvents
 from logstitch.actors.redaction import Redaction
 from logstitch.actors.supervisor import Supervisor, open_supervisor
@@ -40,6 +41,19 @@ def submission(
     now_ms = received_at_ms or time.time_ns() // 1_000_000
     size = len(orjson.dumps(events))
     return SubmitEvents(validate_events(list(events), now_ms=now_ms), True, size, now_ms, daily_limit)
+
+
+@dataclass
+class Evaluators:
+    """Takes down what is told to evaluators, or refuses it."""
+
+    told: list[Any] = field(default_factory=list)
+    refusal: Exception | None = None
+
+    def tell(self, key: int, message: object) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        self.told.append((key, message))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +94,14 @@ async def make_project(database: Database) -> int:
 
 
 @asynccontextmanager
-async def open_bench(url: str, *, project_no: int | None = None) -> AsyncIterator[Bench]:
-    """Ingest for a new project, or for one that another bench made."""
+async def open_bench(
+    url: str, *, project_no: int | None = None, evaluators: KeyedTells | None = None
+) -> AsyncIterator[Bench]:
+    """Ingest for a new project, or for one that another bench made. ``evaluators`` are told of what is committed."""
     async with open_database(url) as database, open_supervisor() as supervisor:
         mint = UlidMint()
         redaction = Directory(supervisor, "redaction", lambda no: Redaction(database, no, mint), capacity=64)
-        ingest = Directory(supervisor, "ingest", lambda no: Ingest(database, redaction, no, mint), capacity=256)
+        told = evaluators or Evaluators()
+        ingest = Directory(supervisor, "ingest", lambda no: Ingest(database, redaction, told, no, mint), capacity=256)
         no = project_no if project_no is not None else await make_project(database)
         yield Bench(database, supervisor, redaction, ingest, no)

@@ -18,6 +18,7 @@ from logstitch.model import IncomingEvent, Plan
 from logstitch.redaction.definitions import Behavior, RuleType
 from logstitch.redaction.engine import Change
 from logstitch.redaction.laboratory import Sample
+from logstitch.viewing.tiers import View
 
 # -- who is calling ------------------------------------------------------------------------------------------------
 
@@ -131,13 +132,17 @@ class EventFilter:
 
 @dataclass(frozen=True, slots=True)
 class ListEvents(Ask["EventPage"]):
-    """One page of a project's events, after ``after`` in ``order``."""
+    """One page of a project's events, after ``after`` in ``order``.
+
+    With a ``view`` they are the events of its tenant, whatever the filter names, through its tier.
+    """
 
     project_no: int
     filter: EventFilter
     order: Order
     limit: int
     after: Position | None
+    view: View | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,10 +159,11 @@ class EventPage:
 
 @dataclass(frozen=True, slots=True)
 class GetEvent(Ask[str]):
-    """The body of one event. Refused with ``NotFound``."""
+    """The body of one event, as ``view`` shows it. Refused with ``NotFound``, also for one that it does not show."""
 
     project_no: int
     id: UUID
+    view: View | None = None
 
 
 # -- redaction -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,486 @@
+"""Evaluator: one actor a project that looks at what was committed and fires alerts, each exactly once.
+
+The events table is the truth, and messages only make it quick: events that ingest tells of and that come right behind
+the position are taken from memory; after a gap (of another process, of what had no room) they are read by ``seq``. One
+process looks at a time, the one with the lease. The others stand by and drop what they are told.
+
+Memory runs ahead of the tables by nothing that matters: what fired is written with the position before the next event
+is looked at, and everything else comes out the same when it is looked at again. So a position without alerts is written
+now and then, and an evaluator that has lost its lease forgets everything, for somebody else has it all.
+
+A change of rules is an event in the log. What is behind it is looked at by the rules as they are there, however late.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from random import SystemRandom
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+import structlog
+import trio
+
+from logstitch import metrics
+from logstitch.actors.mailbox import Envelope, Mailbox
+from logstitch.actors.messages.alerts import CatchUp, Committed
+from logstitch.detection.detector import GRACE_MS, ActiveRule, Detector, Fact, Firing, Missing
+from logstitch.errors import DatabaseUnavailable
+from logstitch.ids import UlidMint
+from logstitch.recording import evaluation
+from logstitch.recording.alert_rules import rules_at
+from logstitch.recording.evaluation import Found, Interest, Page
+from logstitch.store.alerts import Lease, LeaseLost
+from logstitch.store.database import Connection, Database
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+MakeDetector = Callable[[Sequence[ActiveRule]], Detector]
+
+TAKE: Final = 32
+"""Messages taken from the mailbox at a time."""
+SLICE: Final = 16
+"""Events between two looks at what has fired: each may fire every rule, with a hundred ids each."""
+CHUNK: Final = 256
+"""Events between two checkpoints: a millisecond."""
+LONG_PAGE: Final = 20_000
+"""Events that are read together while much has to be given back to the detector, which means reading a long past: the
+more there are, the less often."""
+FIRINGS: Final = 256
+"""Alerts of one transaction, beyond which it is not put off any longer."""
+STAND_BY_SECONDS: Final = 2.0
+"""Between two attempts to get the lease."""
+WRITE_SECONDS: Final = 1.0
+"""Between two times that a position without alerts is written, and, where other processes commit for the project, that
+it is looked for what they have."""
+RENEW_SECONDS: Final = 3.0
+"""Between two renewals of the lease when nothing happens: the third one in time still keeps it."""
+ELSEWHERE_SECONDS: Final = 60.0
+"""For how long it is taken that a process that commits for the project goes on to."""
+READ_SECONDS: Final = 0.05
+"""Between two reads that come to the end: what others commit comes many times a second, and is read together."""
+LEAVE_SECONDS: Final = 3.0
+"""For the last write; without it, others wait for the end of the lease."""
+FIRST_PAUSE, LAST_PAUSE = 0.1, 2.0
+"""Seconds between two tries while the database is away, doubling from the first to the last."""
+
+READS: Final = 2
+"""Pages that are read at a time, of all projects; requests have the other connections."""
+WRITES: Final = 2
+"""The same of what is written, which is never kept waiting by somebody who reads a long past."""
+TURN_SECONDS: Final = 4.0
+"""How long a transaction waits for its turn."""
+TRANSACT_SECONDS: Final = 5.0
+"""For one transaction."""
+
+_chance = SystemRandom().random
+
+
+class Share:
+    """What the evaluators of a process together take of its database."""
+
+    def __init__(self, database: Database, *, reads: int = READS, writes: int = WRITES) -> None:
+        self._database = database
+        self._reads = trio.Semaphore(reads)
+        self._writes = trio.Semaphore(writes)
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """One short read-only transaction. Raises ``DatabaseUnavailable``."""
+        return await self._transact(self._reads, work, TRANSACT_SECONDS, read_only=True)
+
+    async def write(self, work: Callable[[Connection], T], *, seconds: float = TRANSACT_SECONDS) -> T:
+        """One short transaction, of which nobody knows whether it was committed after ``DatabaseUnavailable``."""
+        return await self._transact(self._writes, work, seconds, read_only=False)
+
+    async def _transact(
+        self, turns: trio.Semaphore, work: Callable[[Connection], T], seconds: float, *, read_only: bool
+    ) -> T:
+        with trio.move_on_after(TURN_SECONDS) as waiting:
+            await turns.acquire()
+        if waiting.cancelled_caught:
+            raise DatabaseUnavailable("Too many evaluators wait for the database.")
+        try:
+            return await self._database.transact(work, timeout=seconds, read_only=read_only)
+        finally:
+            turns.release()
+
+
+class Evaluator:
+    """Looks at one project's events while it has the lease, and stands by while another process has it.
+
+    It takes ``Committed`` and ``CatchUp`` and answers nothing.
+    """
+
+    def __init__(
+        self,
+        share: Share,
+        project_no: int,
+        *,
+        make_detector: MakeDetector = Detector,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._share = share
+        self._project_no = project_no
+        self._make_detector = make_detector
+        self._now = now
+
+    async def run(self, mailbox: Mailbox) -> None:
+        """Look, or stand by, until the mailbox is closed and empty."""
+        while True:
+            lease = await self._stand_by(mailbox)
+            look = _Look(self._share, self._project_no, lease, mailbox, self._make_detector, self._now)
+            try:
+                await look.run()
+            except LeaseLost:
+                metrics.EVALUATOR_RESTARTS.inc()
+                log.info("evaluator.lease_lost", project_no=self._project_no)
+            finally:
+                await look.leave()
+
+    async def _stand_by(self, mailbox: Mailbox) -> Lease:
+        """The lease, as soon as it is to be had. Asked for when there is a message, so that nobody asks for ever."""
+        mailbox.report(leads=0, lag=0)
+        begin = partial(evaluation.begin, project_no=self._project_no)
+        while True:
+            asked = trio.current_time()
+            with suppress(DatabaseUnavailable):
+                if (lease := await self._share.write(begin)) is not None:
+                    return lease
+            # What comes in the meantime is dropped: it is in the tables.
+            while await mailbox.take(TAKE):
+                if trio.current_time() >= asked + STAND_BY_SECONDS:
+                    break
+
+
+class _Look:
+    """One time of having the lease, and what is known meanwhile."""
+
+    def __init__(
+        self,
+        share: Share,
+        project_no: int,
+        lease: Lease,
+        mailbox: Mailbox,
+        make_detector: MakeDetector,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._share = share
+        self._project_no = project_no
+        self._fence = lease.fence
+        self._position = lease.seq
+        """All events up to here were looked at, and what they fired is written."""
+        self._written = lease.seq
+        self._head = lease.seq
+        self._mailbox = mailbox
+        self._make_detector = make_detector
+        self._now = now
+        self._mint = UlidMint()
+        self._mint_in_thread = UlidMint()
+        self._project_id: UUID
+        self._rules: Sequence[ActiveRule] = ()
+        self._detector: Detector
+        self._page_facts = evaluation.PAGE_FACTS
+        self._thread = trio.CapacityLimiter(1)
+        self._old_versions = True
+        """There may be versions of rules that nobody needs."""
+        self._kept_at = trio.current_time()
+        self._read_at = self._kept_at
+        self._elsewhere_until = self._kept_at
+
+    async def run(self) -> None:
+        """Look at what is there, and at what comes."""
+        await self._begin()
+        while True:
+            for envelope in await self._messages():
+                await self._hear(envelope)
+            await self._keep_when_due()
+            if self._head > self._position and trio.current_time() >= self._read_at:
+                await self._read_on()
+            self._report()
+
+    def _report(self) -> None:
+        self._mailbox.report(leads=1, position=self._position, lag=max(0, self._head - self._position))
+
+    async def leave(self) -> None:
+        """Write how far it has come and let others have the rest, unless they have it already."""
+        write = partial(evaluation.end, project_no=self._project_no, fence=self._fence, position=self._position)
+        deadline = trio.current_time() + LEAVE_SECONDS
+        with trio.CancelScope(shield=True, deadline=deadline), suppress(DatabaseUnavailable):
+            await self._share.write(write, seconds=LEAVE_SECONDS)
+
+    # -- messages ----------------------------------------------------------------------------------------------------
+
+    async def _messages(self) -> list[Envelope[Any]]:
+        """What is waiting; or what comes first, until there is something else to do."""
+        mailbox = self._mailbox
+        due = self._kept_at + self._keep_every()
+        if self._head > self._position:
+            due = min(due, self._read_at)
+        if mailbox.depth or mailbox.closed:
+            return await mailbox.take(TAKE)
+        if due <= trio.current_time():
+            await trio.lowlevel.checkpoint()
+            return []
+        with trio.move_on_at(due):
+            return await mailbox.take(TAKE)
+        return []
+
+    async def _hear(self, envelope: Envelope[Any]) -> None:
+        match envelope.message:
+            case Committed(facts):
+                await self._look_at_news(facts)
+            case CatchUp():
+                self._kept_at = -math.inf
+
+    async def _look_at_news(self, facts: Sequence[Fact]) -> None:
+        """Look at events that ingest tells of, if they come next."""
+        self._head = max(self._head, facts[-1].seq)
+        known = self._position - facts[0].seq + 1
+        if known < 0:
+            self._heard_of_others()  # or there was no room for it, which comes to the same
+        elif known < len(facts):
+            await self._look_at(facts[known:], facts[-1].seq)
+
+    def _heard_of_others(self) -> None:
+        self._elsewhere_until = trio.current_time() + ELSEWHERE_SECONDS
+
+    # -- the lease ---------------------------------------------------------------------------------------------------
+
+    def _keep_every(self) -> float:
+        often = self._position > self._written or trio.current_time() < self._elsewhere_until
+        return WRITE_SECONDS if often else RENEW_SECONDS
+
+    async def _keep_when_due(self) -> None:
+        """Write the position, renew the lease, and see what others have committed, all in one."""
+        if trio.current_time() < self._kept_at + self._keep_every():
+            return
+        position, forget = self._position, self._old_versions
+        write = partial(
+            evaluation.keep, project_no=self._project_no, fence=self._fence, position=position, forget=forget
+        )
+        # Also where it fails: a lease that ran out is good for as long as nobody else takes it.
+        self._kept_at = trio.current_time()
+        with suppress(DatabaseUnavailable):
+            head = await self._share.write(write)
+            self._written = position
+            self._old_versions = False
+            if head > self._head:
+                self._head = head
+                self._heard_of_others()
+
+    async def _insist(
+        self, transact: Callable[[Callable[[Connection], T]], Awaitable[T]], work: Callable[[Connection], T]
+    ) -> T:
+        """What the work returns, however long the database is away: nothing that is known here is lost by waiting."""
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                return await transact(work)
+            except DatabaseUnavailable:
+                self._mailbox.progress()  # it is not this actor that is stuck, nor would its restart mend anything
+                await trio.sleep(pause * (0.5 + _chance() / 2))
+                pause = min(pause * 2, LAST_PAUSE)
+
+    # -- the past ----------------------------------------------------------------------------------------------------
+
+    async def _begin(self) -> None:
+        """Learn what held and happened up to the position."""
+        work = partial(evaluation.standing, project_no=self._project_no, position=self._position)
+        standing = await self._insist(self._share.read, work)
+        self._project_id = standing.project_id
+        self._head = standing.head
+        self._report()
+        await self._warm(standing.rules, standing.received_at_ms)
+
+    async def _warm(self, rules: Sequence[ActiveRule], received_at_ms: int | None) -> None:
+        """A new detector, that knows what it must of the events up to the position."""
+        self._rules = rules
+        self._detector = detector = self._make_detector(rules)
+        detector.warm((), await self._fired(detector.silence_ms, received_at_ms))
+        if received_at_ms is None or not detector.horizon_ms:
+            return
+        after = await self._insist(
+            self._share.read,
+            partial(
+                evaluation.find_start,
+                project_no=self._project_no,
+                position=self._position,
+                after_ms=received_at_ms - detector.horizon_ms,
+            ),
+        )
+        while after < self._position:
+            page = await self._read(after, self._position)
+            for chunk in _chunks(page.facts, CHUNK):
+                detector.warm(chunk, {})
+                await trio.lowlevel.checkpoint()
+            after = page.through
+            self._mailbox.progress()
+            await self._keep_when_due()
+
+    async def _fired(self, silence_ms: int, received_at_ms: int | None) -> Mapping[tuple[str, str], int]:
+        """When each rule last fired for each group, as far as it may still be silent about it."""
+        found: dict[tuple[str, str], int] = {}
+        if received_at_ms is None or not silence_ms:
+            return found
+        place: tuple[int, UUID | None] | None = (received_at_ms - silence_ms, None)
+        while place is not None:
+            after_ms, after_id = place
+            work = partial(evaluation.fired_since, project_no=self._project_no, after_ms=after_ms, after_id=after_id)
+            fired, place = await self._insist(self._share.read, work)
+            found.update(fired)
+            await self._keep_when_due()
+        return found
+
+    async def _missing(self, facts: Sequence[Fact]) -> Missing:
+        """What the detector has to be given back before it can take these, which come next."""
+        missing = Missing()
+        for chunk in _chunks(facts, CHUNK):
+            if more := self._detector.missing(chunk):
+                missing = _both(missing, more) if missing else replace(more, before_seq=facts[0].seq)
+                await trio.lowlevel.checkpoint()
+        self._page_facts = LONG_PAGE if missing else evaluation.PAGE_FACTS
+        return missing
+
+    async def _recall(self, missing: Missing) -> None:
+        """Give the detector back what it had to drop. It takes it page by page, in a thread, which asks for them."""
+        find = partial(evaluation.find_past, project_no=self._project_no, position=self._position, missing=missing)
+        after, fired = await self._insist(self._share.read, find)
+        interest = self._interest()
+
+        async def read(after: int) -> Page:
+            work = partial(
+                evaluation.read_past, project_no=self._project_no, after=after, missing=missing, interest=interest
+            )
+            page = await self._insist(self._share.read, work)
+            self._mailbox.progress()
+            await self._keep_when_due()
+            return page
+
+        def history() -> Iterator[Fact]:
+            place = after
+            while place < missing.before_seq - 1:
+                page = trio.from_thread.run(read, place)
+                yield from page.facts
+                place = page.through
+
+        await trio.to_thread.run_sync(self._detector.recall, missing, history(), fired, limiter=self._thread)
+
+    # -- looking -----------------------------------------------------------------------------------------------------
+
+    def _interest(self) -> Interest:
+        addresses = any(active.rule.enabled and active.rule.distinct is not None for active in self._rules)
+        return Interest(self._detector.interested_in, addresses)
+
+    async def _read(self, after: int, until: int | None = None, limit: int | None = None) -> Page:
+        work = partial(
+            evaluation.read_page,
+            project_no=self._project_no,
+            after=after,
+            interest=self._interest(),
+            until=until,
+            limit=limit,
+        )
+        return await self._insist(self._share.read, work)
+
+    async def _read_on(self) -> None:
+        """Look at the next events in the tables."""
+        page = await self._read(self._position, limit=self._page_facts)
+        self._head = max(self._head, page.head)
+        await self._look_at(page.facts, page.through)
+        self._mailbox.progress()
+        if self._position >= page.head:
+            self._read_at = trio.current_time() + READ_SECONDS
+
+    async def _look_at(self, facts: Sequence[Fact], through: int) -> None:
+        """Look at these events, which are all that matter up to ``through``; after a change of rules, at no others, for
+        other ones may matter then."""
+        for index, fact in enumerate(facts):
+            if evaluation.changes_rules(fact):
+                await self._detect(facts[: index + 1], fact.seq)
+                await self._change_rules(fact.received_at_ms)
+                return
+        await self._detect(facts, through)
+
+    async def _detect(self, facts: Sequence[Fact], through: int) -> None:
+        detector = self._detector
+        if missing := await self._missing(facts):
+            await self._recall(missing)
+        firings: list[Firing] = []
+        taken = 0
+        for some in _chunks(facts, SLICE):
+            firings += detector.take(some)
+            taken += len(some)
+            if len(firings) >= FIRINGS or (firings and taken >= CHUNK):
+                await self._record(firings, some[-1].seq)
+                firings = []
+            if taken >= CHUNK:
+                taken = 0
+                self._position = some[-1].seq
+                await trio.lowlevel.checkpoint()
+        if firings:
+            await self._record(firings, through)
+        self._position = through
+        detector.trim()
+
+    async def _record(self, firings: Sequence[Firing], seq: int) -> None:
+        """Write what was fired by events up to ``seq``; nothing behind it is looked at before that is done."""
+        alerts = evaluation.alerts_of(firings, self._mint)
+        found = Found((self._project_no, self._project_id), self._fence, seq, alerts)
+        await self._insist(
+            self._share.write, partial(evaluation.record, found=found, mint=self._mint_in_thread, now=self._now())
+        )
+        self._position = self._written = seq
+        self._kept_at = trio.current_time()
+        for alert, _ in alerts:
+            metrics.alert_fired(alert.severity.value)
+
+    async def _change_rules(self, received_at_ms: int) -> None:
+        """Go on by the rules that hold behind the position."""
+        self._old_versions = True
+        work = partial(rules_at, project_no=self._project_no, seq=self._position)
+        rules = await self._insist(self._share.read, work)
+        if _asks_for_the_past(self._rules, rules):
+            await self._warm(rules, received_at_ms)
+        else:
+            silence_ms = max(
+                (active.rule.cooldown_seconds * 1000 for active in rules if active.rule.enabled), default=0
+            )
+            fired = await self._fired(silence_ms + GRACE_MS, received_at_ms)
+            self._detector.replace_rules(rules, fired)
+            self._rules = rules
+
+
+def _asks_for_the_past(before: Sequence[ActiveRule], after: Sequence[ActiveRule]) -> bool:
+    """Whether a rule of old is silent for longer now, so that what fired longer ago than anybody remembers counts.
+
+    The detector would miss that group by group; it costs less to read all of it once.
+    """
+    old = {active.rule.id: active for active in before if active.rule.enabled}
+    return any(
+        active.rule.enabled
+        and (was := old.get(active.rule.id)) is not None
+        and was.since_seq == active.since_seq
+        and was.rule.cooldown_seconds < active.rule.cooldown_seconds
+        for active in after
+    )
+
+
+def _both(one: Missing, other: Missing) -> Missing:
+    return Missing(
+        one.groups | other.groups,
+        one.actor_ids | other.actor_ids,
+        one.tenant_ids | other.tenant_ids,
+        min(one.after_ms, other.after_ms),
+        one.before_seq,
+    )
+
+
+def _chunks(facts: Sequence[Fact], size: int) -> Iterator[Sequence[Fact]]:
+    for start in range(0, len(facts), size):
+        yield facts[start : start + size]
