@@ -10,22 +10,20 @@ A child lives as long as its trial. One that does not answer is killed.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Final
 
 import structlog
 import trio
 
-from logstitch import children
+from logstitch.actors.child import ChildFailed, open_child
 from logstitch.actors.mailbox import Envelope, Mailbox
 from logstitch.actors.messages import MeasureRule, Position, RuleEffect
+from logstitch.actors.queueing import Limits, answer_in_turn
 from logstitch.errors import Detail, InvalidRequest, Unavailable
 from logstitch.model import RESERVED_TENANT
 from logstitch.recording.rules import read_rules
 from logstitch.redaction.definitions import CustomRule
-from logstitch.redaction.laboratory import Tally, events_message, experiment_message, length_of
+from logstitch.redaction.laboratory import Tally, events_message, experiment_message
 from logstitch.redaction.rules import check_rule
 from logstitch.store.database import Database
 from logstitch.store.laboratory import Bodies, next_bodies
@@ -39,15 +37,12 @@ MAX_EVENTS: Final = 100_000
 """That one trial looks at."""
 MAX_WAIT_SECONDS: Final = 3.0
 """That a trial may have waited for others; later there would not be the time for it."""
-CONCURRENCY: Final = 2
-"""Trials at the same time, of different projects."""
-MOST_WAITING: Final = 2
-"""Trials of one project that may wait."""
-MOST_WAITING_ALL: Final = 8
-"""The same of all projects together."""
 BATCH_EVENTS: Final = 512
 BATCH_BYTES: Final = 512 * 1024
 """Of bodies that are read in one transaction; a single body may be larger."""
+MAX_BODY_BYTES: Final = 24 * 1024 * 1024
+"""A body that is larger is not looked at but counted: a message to the child has at most 64 MiB. No event is as large
+that was sent within the limits of today."""
 READ_SECONDS: Final = 1.5
 """For one such transaction; it takes milliseconds."""
 ANSWER_SECONDS: Final = 4.0
@@ -57,14 +52,11 @@ REST: Final = 0.25
 SHOWN_PATHS: Final = 100
 """Field paths in an answer."""
 
+_NOTHING: Final = b"{}"
 _CHILD: Final = """
 from logstitch.redaction.laboratory import serve
 serve(sys.stdin.buffer, sys.stdout.buffer)
 """
-
-
-class ChildFailed(Exception):
-    """The child process ended, or took far too long."""
 
 
 class Laboratory:
@@ -86,42 +78,16 @@ class Laboratory:
         self._batch = (batch_events, batch_bytes)
         self._answer_seconds = answer_seconds
         self._thread = trio.CapacityLimiter(1)
-        self._waiting: deque[Envelope[MeasureRule]] = deque()
-        self._running: set[int] = set()
-        self._trials: trio.Nursery
 
     async def run(self, mailbox: Mailbox) -> None:
         """Answer until the mailbox is closed and empty."""
-        async with trio.open_nursery() as self._trials:
-            async for envelope in mailbox:
-                self._add(envelope)
-                self._start(mailbox)
-
-    # -- whose turn it is ------------------------------------------------------------------------------------------
-
-    def _add(self, envelope: Envelope[MeasureRule]) -> None:
-        for one in self._waiting:
-            if one.abandoned:
-                one.refuse(Unavailable("Nobody waits for this any more."))
-        self._waiting = deque(one for one in self._waiting if not one.answered)
-        of_project = sum(one.message.project_no == envelope.message.project_no for one in self._waiting)
-        if of_project >= MOST_WAITING or len(self._waiting) >= MOST_WAITING_ALL:
-            envelope.refuse(Unavailable("As many rules are being tried as may be. Try again in a moment.", 3))
-        else:
-            self._waiting.append(envelope)
-
-    def _start(self, mailbox: Mailbox) -> None:
-        """Start what may run: the longest waiting of projects that have none running."""
-        while len(self._running) < CONCURRENCY:
-            envelope = next((one for one in self._waiting if one.message.project_no not in self._running), None)
-            if envelope is None:
-                return
-            self._waiting.remove(envelope)
-            if envelope.abandoned or trio.current_time() - envelope.posted_at > MAX_WAIT_SECONDS:
-                envelope.refuse(Unavailable("Other rules are being tried. Try again in a moment.", 3))
-                continue
-            self._running.add(envelope.message.project_no)
-            self._trials.start_soon(self._answer, envelope, mailbox)
+        await answer_in_turn(
+            mailbox,
+            self._answer,
+            lambda question: question.project_no,
+            Limits(MAX_WAIT_SECONDS),
+            doing="rules are being tried",
+        )
 
     async def _answer(self, envelope: Envelope[MeasureRule], mailbox: Mailbox) -> None:
         try:
@@ -129,14 +95,6 @@ class Laboratory:
         except ChildFailed as error:
             log.warning("laboratory.child_failed", exc_info=error)
             envelope.refuse(Unavailable("The trial was cut short. Try again, with fewer events."))
-        except Exception as error:
-            # A defect shows where the question came from. There is no state here that a restart would mend.
-            envelope.refuse(error)
-        finally:
-            self._running.discard(envelope.message.project_no)
-        self._start(mailbox)
-
-    # -- one trial -------------------------------------------------------------------------------------------------
 
     async def _measure(self, envelope: Envelope[MeasureRule], mailbox: Mailbox) -> RuleEffect:
         request = envelope.message
@@ -145,7 +103,7 @@ class Laboratory:
             lambda conn: read_rules(conn, request.project_no), timeout=READ_SECONDS, read_only=True
         )
         tally, place = Tally(), request.after
-        async with _open_child() as child:
+        async with open_child(_CHILD) as child:
             await child.send(experiment_message(rule, secret=book.hash_key, exempt=RESERVED_TENANT))
             until = trio.current_time() + self._budget_seconds
             while True:
@@ -153,7 +111,10 @@ class Laboratory:
                 batch = await self._read(request, place)
                 found = Tally()
                 if batch.events:
-                    message = events_message((body for _, _, body in batch.events), seconds=max(0.0, until - began))
+                    bodies = [body if len(body) <= MAX_BODY_BYTES else _NOTHING for _, _, body in batch.events]
+                    if skipped := sum(body is _NOTHING for body in bodies):
+                        log.warning("laboratory.events_skipped", project_no=request.project_no, events=skipped)
+                    message = events_message(bodies, seconds=max(0.0, until - began))
                     with trio.move_on_after(max(0.0, until - began) + self._answer_seconds) as scope:
                         await child.send(message)
                         found = Tally.of_json(await child.receive())
@@ -209,44 +170,3 @@ def _effect(tally: Tally, place: Position | None) -> RuleEffect:
         tuple(tally.samples),
         place,
     )
-
-
-class _Child:
-    """The child of one trial."""
-
-    def __init__(self, process: trio.Process) -> None:
-        self._process = process
-
-    async def send(self, message: bytes) -> None:
-        assert self._process.stdin is not None  # noqa: S101
-        try:
-            await self._process.stdin.send_all(message)
-        except trio.BrokenResourceError as error:
-            raise ChildFailed from error
-
-    async def receive(self) -> bytes:
-        return await self._exactly(length_of(await self._exactly(4)))
-
-    async def _exactly(self, size: int) -> bytes:
-        assert self._process.stdout is not None  # noqa: S101
-        data = bytearray()
-        while len(data) < size:
-            some = await self._process.stdout.receive_some(size - len(data))
-            if not some:
-                raise ChildFailed
-            data += some
-        return bytes(data)
-
-
-@asynccontextmanager
-async def _open_child() -> AsyncIterator[_Child]:
-    process = await trio.lowlevel.open_process(children.command(_CHILD), **children.options())
-    assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018
-    try:
-        yield _Child(process)
-    finally:
-        process.kill()
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + 5):
-            await process.wait()
-            await process.stdin.aclose()
-            await process.stdout.aclose()

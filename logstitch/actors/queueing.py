@@ -1,0 +1,135 @@
+"""Whose turn it is, where questions take seconds each: one of a key at a time, few in all, and few that wait.
+
+``Queue`` is the rule, and holds no clock; ``answer_in_turn`` is an actor's loop that obeys it. Who may not wait, or has
+waited so long that there would not be the time for an answer, is refused at once and told to come back.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, Generic, Protocol, TypeVar
+
+import trio
+
+from logstitch.actors.mailbox import Envelope, Mailbox
+from logstitch.errors import Unavailable
+
+AT_ONCE: Final = 2
+"""Questions at work, of different keys."""
+MOST_WAITING: Final = 2
+"""Questions of one key that may wait."""
+MOST_WAITING_ALL: Final = 8
+"""The same of all keys together."""
+RETRY_SECONDS: Final = 3
+"""When whoever is refused may try again."""
+
+M = TypeVar("M")
+
+
+class Asker(Protocol):
+    """What the rule has to know of a question. ``Envelope`` is one."""
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+
+    @property
+    def posted_at(self) -> float:
+        """Since when it waits, on the clock of ``Queue.begin``."""
+
+    def refuse(self, error: Exception) -> None:
+        """Answer with an error."""
+
+
+A = TypeVar("A", bound=Asker)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much there may be at once, see the constants. ``wait_seconds`` is how long a question may have waited."""
+
+    wait_seconds: float
+    at_once: int = AT_ONCE
+    most_waiting: int = MOST_WAITING
+    most_waiting_all: int = MOST_WAITING_ALL
+
+
+class Queue(Generic[A]):
+    """Questions that wait, and the keys of those that are at work. ``doing`` says in a refusal what the others are at:
+    ``rules are being tried``."""
+
+    def __init__(self, limits: Limits, *, doing: str) -> None:
+        self._limits = limits
+        self._doing = doing
+        self._waiting: deque[tuple[int, A]] = deque()  # the longest waiting first
+        self._at_work: set[int] = set()
+
+    def add(self, key: int, asker: A) -> None:
+        """Let it wait, or refuse it where as many wait as may. Those that were abandoned meanwhile make room."""
+        gone = [one for _, one in self._waiting if one.abandoned]
+        self._waiting = deque((its, one) for its, one in self._waiting if not one.abandoned)
+        for one in gone:
+            one.refuse(Unavailable("Nobody waits for this any more."))
+        of_key = sum(its == key for its, _ in self._waiting)
+        if of_key >= self._limits.most_waiting or len(self._waiting) >= self._limits.most_waiting_all:
+            asker.refuse(
+                Unavailable(f"As many {self._doing} as may be. Try again in a moment.", retry_after=RETRY_SECONDS)
+            )
+        else:
+            self._waiting.append((key, asker))
+
+    def begin(self, now: float) -> list[A]:
+        """Those whose turn has come, which are at work from now on: the longest waiting of keys with none at work."""
+        begun = []
+        while len(self._at_work) < self._limits.at_once:
+            turn = next((one for one in self._waiting if one[0] not in self._at_work), None)
+            if turn is None:
+                break
+            self._waiting.remove(turn)
+            key, asker = turn
+            if asker.abandoned or now - asker.posted_at > self._limits.wait_seconds:
+                asker.refuse(Unavailable(f"Other {self._doing}. Try again in a moment.", retry_after=RETRY_SECONDS))
+                continue
+            self._at_work.add(key)
+            begun.append(asker)
+        return begun
+
+    def end(self, key: int) -> None:
+        """The one of this key that was at work no longer is."""
+        self._at_work.discard(key)
+
+
+async def answer_in_turn(
+    mailbox: Mailbox,
+    answer: Callable[[Envelope[M], Mailbox], Awaitable[None]],
+    key: Callable[[M], int],
+    limits: Limits,
+    *,
+    doing: str,
+) -> None:
+    """Have the questions of a mailbox answered by ``answer``, each in a task of its own, until it is closed and empty.
+
+    What ``answer`` raises, the question is refused with.
+    """
+    queue = Queue[Envelope[M]](limits, doing=doing)
+    async with trio.open_nursery() as at_work:
+
+        def begin() -> None:
+            for envelope in queue.begin(trio.current_time()):
+                at_work.start_soon(work, envelope)
+
+        async def work(envelope: Envelope[M]) -> None:
+            try:
+                await answer(envelope, mailbox)
+            except Exception as error:
+                # A defect shows where the question came from. There is no state here that a restart would mend.
+                envelope.refuse(error)
+            finally:
+                queue.end(key(envelope.message))
+            begin()
+
+        async for envelope in mailbox:
+            queue.add(key(envelope.message), envelope)
+            begin()
