@@ -3,6 +3,9 @@
 The contract: per project, the same key with the same body returns the first id and stores nothing; with another body
 the whole batch is refused and the item is named. Two equal keys in one batch, or in two batches of one group, obey
 the same rule, which is why ``known`` grows as batches are admitted.
+
+An empty digest stands for any body: of an event that was sent to an anonymous stream and claimed later, nobody in the
+project can tell what was sent. Its key alone decides, in both directions.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ CONFLICT = "This idempotency key was used before with another event."
 
 class Claim(NamedTuple):  # a tuple, because it is made for every event and costs a third of a frozen dataclass
     """What an event claims for itself: its new id (16 bytes) and, if it carries an idempotency key, the key's hash
-    (16 bytes) and the digest of the event as it was sent."""
+    (16 bytes) and the digest of the event as it was sent; empty where nobody knows what was sent, as of an event that
+    was claimed from a stream."""
 
     id: bytes
     key_hash: bytes | None = None
@@ -65,7 +69,7 @@ def admit(claims: Sequence[Claim], known: Mapping[bytes, Known], *, batch: bool)
         if earlier is None:
             fresh.append(position)
             ids.append(claim.id)
-        elif compare_digest(earlier.digest, claim.digest):
+        elif not earlier.digest or not claim.digest or compare_digest(earlier.digest, claim.digest):
             ids.append(earlier.id)
         else:
             field = f"{position}.idempotency_key" if batch else "idempotency_key"

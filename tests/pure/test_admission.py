@@ -86,3 +86,11 @@ def test_over_any_batches_a_key_stands_for_one_event_and_one_body(batches: list[
                 assert (kept.key_hash, kept.digest) == (given_claim.key_hash, given_claim.digest)
     keys = [kept.key_hash for kept in stored.values() if kept.key_hash is not None]
     assert len(keys) == len(set(keys))
+
+
+@given(st.booleans(), st.binary(min_size=1, max_size=4))
+def test_an_empty_digest_stands_for_any_body_whoever_came_first(claimed_first: bool, body: bytes) -> None:
+    known, coming = (b"", body) if claimed_first else (body, b"")
+    first = os.urandom(16)
+    decision = admit([claim(KEY, coming)], {KEY: Known(first, known)}, batch=True)
+    assert decision == Admission((first,), (), {})

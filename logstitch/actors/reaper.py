@@ -1,0 +1,81 @@
+"""The reaper: one actor a process that ends streams whose time is over and removes their events, in small steps.
+
+A stream that has expired is refused by its time alone, whether or not the reaper has come; what this does is to give
+the room back. The stream's row stays, so that its token is refused for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Final
+
+import trio
+
+from logstitch import metrics
+from logstitch.actors.mailbox import Mailbox
+from logstitch.errors import DatabaseUnavailable
+from logstitch.store import streams as store
+from logstitch.store.database import Connection, Database
+from logstitch.store.streams import Reaped, Totals
+
+POLL_SECONDS: Final = 60.0
+"""Between two rounds."""
+STEP_ROWS: Final = 500
+"""Streams that one transaction ends, and events that it removes, at most: some 10 ms."""
+PAUSE_SECONDS: Final = 0.01
+"""Between two steps, for others to have the database to themselves."""
+
+
+class Reaper:
+    """Owns nothing: what there is to do is in the tables, and any message makes it look at once."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        poll_seconds: float = POLL_SECONDS,
+        step_rows: int = STEP_ROWS,
+    ) -> None:
+        self._database = database
+        self._now = now
+        self._poll_seconds = poll_seconds
+        self._step_rows = step_rows
+        self._wake = trio.Event()
+
+    async def run(self, mailbox: Mailbox) -> None:
+        """Look, and look again, until the mailbox is closed."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._reap, mailbox)
+            # Read all the while: a message only wakes, and none may count as waiting during a long round.
+            async for _ in mailbox:
+                self._wake.set()
+            nursery.cancel_scope.cancel()  # a step is done or it is not; the next process goes on
+
+    async def _reap(self, mailbox: Mailbox) -> None:
+        while True:
+            self._wake = trio.Event()
+            with suppress(DatabaseUnavailable):  # not this actor's to mend, and the next round is soon
+                await self._round(mailbox)
+            with trio.move_on_after(self._poll_seconds):
+                await self._wake.wait()
+
+    async def _round(self, mailbox: Mailbox) -> None:
+        """Do what there is to do."""
+        while True:
+            now = self._now()
+
+            def step(conn: Connection, now: datetime = now) -> Reaped:
+                return store.reap(conn, now, self._step_rows)
+
+            done = await self._database.transact(step)
+            mailbox.progress()
+            if not done:
+                break
+            metrics.STREAMS_EXPIRED.inc(done.streams)
+            await trio.sleep(PAUSE_SECONDS)
+        totals: Totals = await self._database.transact(store.read_totals, read_only=True)
+        metrics.STREAMS_ACTIVE.set(totals.streams)
+        metrics.STREAM_BYTES.set(totals.bytes)

@@ -1,0 +1,283 @@
+"""Stream ingest: one actor a process that stores the events of anonymous streams, many requests in one transaction.
+
+Nobody pays for these events, so whatever costs little is asked first: whether the stream still takes any, whether this
+address may begin another one, whether there is room. Then they are redacted, in slices, by the one rule set that all
+streams have, and stored. Everything that was asked before is decided again under the stream's lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import structlog
+import trio
+
+from logstitch import metrics
+from logstitch.actors.mailbox import Envelope, Mailbox
+from logstitch.actors.messages import Accepted
+from logstitch.actors.messages.streams import GetStreamInfo, StreamInfo, SubmitStreamEvents
+from logstitch.errors import (
+    DatabaseUnavailable,
+    Forbidden,
+    LogStitchError,
+    RateLimited,
+    StreamDailyLimitReached,
+    StreamNotFound,
+    Unavailable,
+)
+from logstitch.ids import UlidMint
+from logstitch.recording.commit import Recorded
+from logstitch.recording.streams import (
+    CEILING,
+    Stored,
+    StreamBatch,
+    StreamCommit,
+    StreamEvent,
+    ended,
+    no_room,
+    prepare_stream_event,
+    stream_rules,
+)
+from logstitch.redaction.engine import Redaction, slices
+from logstitch.store import streams as store
+from logstitch.store.database import Connection, Database
+from logstitch.store.streams import StreamRow, Totals
+from logstitch.throttle import Throttle, network_of
+
+log = structlog.get_logger(__name__)
+
+TAKE: Final = 16
+"""Requests of one transaction: at most 1,600 events, and as many bytes as all anonymous bodies may have in memory."""
+THREAD_BYTES: Final = 256 * 1024
+"""Requests of this size on are encoded in a thread: the event loop may not be kept from others for so long."""
+TURN_SECONDS: Final = 0.004
+"""How long events are encoded on the event loop between two checkpoints."""
+HOLD_SECONDS: Final = 8.0
+"""How long requests are held through an outage of the database."""
+COMMIT_SECONDS: Final = 5.0
+"""How long one attempt of a transaction may take."""
+MAX_LOOKS: Final = 32
+"""Requests for a stream's status under way at the same time; more are refused."""
+LOOKS_AT_ONCE: Final = 2
+"""Of them, those that ask the database."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+Submission = Envelope[SubmitStreamEvents]
+
+
+class StreamIngest:
+    """Owns how many streams each address has begun lately, as far as this process has seen it."""
+
+    def __init__(self, database: Database, mint: UlidMint, *, per_address: int, ceiling: Totals = CEILING) -> None:
+        """``per_address``: streams that one address may begin in an hour, and at once; 0 for no new streams."""
+        self._database = database
+        self._mint = mint
+        self._per_address = per_address
+        self._throttle = Throttle(per_address)
+        self._ceiling = ceiling
+        self._thread = trio.CapacityLimiter(1)
+        self._looks = trio.CapacityLimiter(LOOKS_AT_ONCE)
+        self._looking = 0
+
+    async def run(self, mailbox: Mailbox) -> None:
+        """Answer until the mailbox is closed and empty."""
+        await trio.to_thread.run_sync(stream_rules, limiter=self._thread)  # compiled once, before anybody waits for it
+        async with trio.open_nursery() as nursery:
+            while True:
+                try:
+                    envelopes = await mailbox.take(TAKE)
+                except trio.EndOfChannel:
+                    break
+                submissions: list[Submission] = []
+                for envelope in envelopes:
+                    if isinstance(envelope.message, SubmitStreamEvents):
+                        submissions.append(envelope)
+                    elif self._looking >= MAX_LOOKS:
+                        envelope.refuse(Unavailable("Too many requests about streams. Try again in a moment."))
+                    else:
+                        self._looking += 1
+                        nursery.start_soon(self._look, envelope)
+                if submissions:
+                    await self._store(submissions, mailbox)
+
+    # -- a look at one -----------------------------------------------------------------------------------------------
+
+    async def _look(self, envelope: Envelope[GetStreamInfo]) -> None:
+        request = envelope.message
+        try:
+            async with self._looks:
+                rows = await self._find([request.digest])
+            row = rows.get(request.digest)
+            if row is None:
+                raise StreamNotFound("No stream has this token.")
+            envelope.reply(_info(row, _moment(request.now_ms)))
+        except LogStitchError as error:
+            envelope.refuse(error)
+        finally:
+            self._looking -= 1
+
+    async def _find(self, digests: Sequence[bytes]) -> dict[bytes, StreamRow]:
+        return await self._database.transact(
+            lambda conn: store.find_streams(conn, digests), hold=HOLD_SECONDS, read_only=True
+        )
+
+    # -- events ------------------------------------------------------------------------------------------------------
+
+    async def _store(self, submissions: Sequence[Submission], mailbox: Mailbox) -> None:
+        try:
+            admitted, taken = await self._admit(submissions)
+        except LogStitchError as error:
+            _refuse(submissions, error)
+            return
+        made: frozenset[bytes] = frozenset()
+        try:
+            ready = []
+            for envelope in admitted:
+                if (batch := await self._prepare(envelope)) is not None:
+                    ready.append((envelope, batch))
+                mailbox.progress()
+            if ready:
+                made = await self._commit(ready)
+        finally:
+            now = trio.current_time()
+            for digest, address in taken.items():
+                if digest not in made:  # it was begun by nobody, or by somebody else
+                    self._throttle.give_back(address, now)
+
+    async def _admit(self, submissions: Sequence[Submission]) -> tuple[list[Submission], dict[bytes, str]]:
+        """Those that are worth the work; and which streams they will begin, if all goes well, on whose account."""
+        digests = list({envelope.message.digest for envelope in submissions})
+
+        def read(conn: Connection) -> tuple[dict[bytes, StreamRow], Totals]:
+            return store.find_streams(conn, digests), store.read_totals(conn)
+
+        rows, totals = await self._database.transact(read, hold=HOLD_SECONDS, read_only=True)
+        admitted: list[Submission] = []
+        taken: dict[bytes, str] = {}
+        for envelope in submissions:
+            request = envelope.message
+            row = rows.get(request.digest)
+            refusal: LogStitchError | None = None
+            if envelope.abandoned:
+                refusal = Unavailable("Nobody waits for this any more.")
+            elif row is not None:
+                refusal = ended(row, _moment(request.received_at_ms))
+            elif request.digest not in taken:
+                refusal = self._begin(request, totals, taken)
+            if refusal is None:
+                admitted.append(envelope)
+            else:
+                _refuse([envelope], refusal)
+        return admitted, taken
+
+    def _begin(self, request: SubmitStreamEvents, totals: Totals, taken: dict[bytes, str]) -> LogStitchError | None:
+        """Take a new stream on the account of its address, or say why not."""
+        if self._per_address == 0:
+            return Forbidden("This service takes no new streams.")
+        if totals.bytes >= self._ceiling.bytes or totals.streams + len(taken) >= self._ceiling.streams:
+            return no_room()
+        address = network_of(request.address)
+        wait = self._throttle.take(address, trio.current_time())
+        if wait:
+            return RateLimited("Too many new streams from this address.", max(1, round(wait + 0.5)))
+        taken[request.digest] = address
+        return None
+
+    async def _prepare(self, envelope: Submission) -> StreamBatch | None:
+        """The request, redacted and encoded; None where nobody waits for it any more."""
+        request = envelope.message
+        work = slices([event.raw for event in request.events], stream_rules())
+        results = await _in_turns(envelope, work)
+        if results is None:
+            return None
+        for result in results:
+            metrics.redacted(rule_id for change in result.changes for rule_id in change.rules)
+        ids = self._mint.mint(len(request.events), request.received_at_ms)
+        encoding = _encode(request, results, ids)
+        if request.size >= THREAD_BYTES:
+            events = await trio.to_thread.run_sync(list, encoding, limiter=self._thread)
+        else:
+            events = []
+            turn = trio.current_time()
+            for event in encoding:
+                events.append(event)
+                if trio.current_time() - turn > TURN_SECONDS:
+                    await trio.lowlevel.checkpoint()
+                    turn = trio.current_time()
+        return StreamBatch(request.digest, events, request.batch, request.received_at_ms)
+
+    async def _commit(self, ready: Sequence[tuple[Submission, StreamBatch]]) -> frozenset[bytes]:
+        """Store them in one transaction and answer; returns the digests of the streams that were made."""
+        commit = StreamCommit([batch for _, batch in ready], ceiling=self._ceiling)
+        try:
+            stored: Stored = await self._database.transact(commit.run, timeout=COMMIT_SECONDS, hold=HOLD_SECONDS)
+        except DatabaseUnavailable as error:
+            _refuse([envelope for envelope, _ in ready], error)
+            return frozenset()
+        except Exception as error:
+            if len(ready) > 1:
+                log.warning("streams.group_failed", requests=len(ready))
+                made = [await self._commit([one]) for one in ready]
+                return frozenset().union(*made)
+            log.error("streams.request_failed", error=type(error).__name__)
+            ready[0][0].refuse(error)
+            return frozenset()
+        # From here to the last answer there is no checkpoint: what is committed is answered.
+        for (envelope, _), outcome in zip(ready, stored.outcomes, strict=True):
+            if isinstance(outcome, Recorded):
+                envelope.reply(Accepted(outcome.ids, outcome.redacted_count, outcome.replays))
+                metrics.STREAM_EVENTS_ACCEPTED.inc(len(outcome.ids) - outcome.replays)
+            else:
+                _refuse([envelope], outcome)
+        metrics.STREAMS_CREATED.inc(len(stored.made))
+        return stored.made
+
+
+def _encode(
+    request: SubmitStreamEvents, results: Sequence[Redaction], ids: Sequence[bytes]
+) -> Generator[StreamEvent, None, None]:
+    for incoming, result, event_id in zip(request.events, results, ids, strict=True):
+        yield prepare_stream_event(
+            incoming, result.event, result.changes, received_at_ms=request.received_at_ms, event_id=event_id
+        )
+
+
+async def _in_turns(envelope: Envelope[Any], work: Generator[None, None, list[Redaction]]) -> list[Redaction] | None:
+    """The results of the work, with a turn for others between its slices; None when nobody waits for them any more."""
+    while not envelope.abandoned:
+        try:
+            next(work)
+        except StopIteration as done:
+            results: list[Redaction] = done.value
+            return results
+        await trio.lowlevel.checkpoint()
+    work.close()
+    envelope.refuse(Unavailable("Nobody waits for this any more."))
+    return None
+
+
+_REASONS: Final[dict[type[LogStitchError], str]] = {
+    RateLimited: "limit",
+    StreamDailyLimitReached: "day",
+    Forbidden: "closed",
+}
+
+
+def _refuse(submissions: Sequence[Submission], error: LogStitchError) -> None:
+    for envelope in submissions:
+        envelope.refuse(error)
+    if (reason := _REASONS.get(type(error))) is not None:
+        metrics.STREAMS_REFUSED.labels(reason).inc(len(submissions))
+
+
+def _info(row: StreamRow, now: datetime) -> StreamInfo:
+    return StreamInfo(
+        row.status_at(now), row.event_count, row.created_at, row.last_event_at, row.expires_at, row.claimed_at
+    )
+
+
+def _moment(ms: int) -> datetime:
+    return _EPOCH + timedelta(milliseconds=ms)

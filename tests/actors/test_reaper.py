@@ -1,0 +1,102 @@
+"""The reaper: in small steps, at its time, and at once when told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+
+from logstitch import metrics
+from logstitch.actors.mailbox import Mailbox, open_mailbox
+from logstitch.actors.reaper import Reaper
+from logstitch.actors.supervisor import open_supervisor
+from logstitch.errors import StreamExpired
+from logstitch.store import streams as store
+from logstitch.store.database import open_database
+from logstitch.streams import LIFE_DAYS, StreamStatus
+from logstitch.times import DAY_MS
+from tests.support.ingest import event
+from tests.support.own_server import eventually
+from tests.support.streams import StreamBench, fill, moment, new_token, open_stream_bench
+
+
+def a_reaper(bench: StreamBench, **options: Any) -> Reaper:
+    return Reaper(bench.database, now=lambda: moment(bench.clock.ms), **options)
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many events each step of a reaper has removed so far."""
+    taken: list[int] = []
+    reap = store.reap
+
+    def counted(*arguments: Any) -> Any:
+        done = reap(*arguments)
+        taken.append(done.events)
+        return done
+
+    monkeypatch.setattr(store, "reap", counted)
+    return taken
+
+
+async def test_what_has_expired_goes_in_steps_and_the_token_stays_refused(database_url: str, steps: list[int]) -> None:
+    async with open_stream_bench(database_url) as bench:
+        old, young = new_token(), new_token()
+        await fill(bench.database, old, [event() for _ in range(1_234)])
+        bench.clock.ms += LIFE_DAYS * DAY_MS
+        await bench.submit(young, event())
+        metrics.STREAMS_ACTIVE.set(0)
+        async with open_supervisor() as supervisor:
+            supervisor.start("reaper", lambda: a_reaper(bench), capacity=4)
+            await eventually(lambda: metrics.REGISTRY.get_sample_value("logstitch_streams_active") == 1)
+
+        assert steps == [500, 500, 234, 0]
+        with pytest.raises(StreamExpired):
+            await bench.submit(old, event())
+        with pytest.raises(StreamExpired):
+            await bench.claim(old)
+        info = await bench.info(old)
+        assert (info.status, info.event_count) == (StreamStatus.EXPIRED, 1_234)
+        assert (await bench.totals()).streams == 1
+        assert await bench.count("SELECT count(*) FROM stream_events") == 1
+
+
+async def test_a_message_wakes_it(database_url: str, steps: list[int]) -> None:
+    async with open_stream_bench(database_url) as bench:
+        token = new_token()
+        await bench.submit(token, event())
+        async with open_supervisor() as supervisor:
+            address = supervisor.start("reaper", lambda: a_reaper(bench, poll_seconds=600), capacity=4)
+            await eventually(lambda: steps == [0])
+            bench.clock.ms += LIFE_DAYS * DAY_MS
+
+            address.tell("look")
+
+            await eventually(lambda: steps == [0, 1, 0])
+
+
+async def test_it_looks_again_by_itself(database_url: str, steps: list[int]) -> None:
+    async with open_stream_bench(database_url) as bench:
+        await bench.submit(new_token(), event())
+        async with open_supervisor() as supervisor:
+            supervisor.start("reaper", lambda: a_reaper(bench, poll_seconds=0.02), capacity=4)
+            await eventually(lambda: steps[:1] == [0])
+            bench.clock.ms += LIFE_DAYS * DAY_MS
+
+            await eventually(lambda: sum(steps) == 1)
+
+
+async def test_it_ends_with_its_mailbox_and_outlives_a_database_that_is_away(database_url: str) -> None:
+    async with open_database("postgresql://nobody@127.0.0.1:1/none") as away:
+        address, mailbox = open_mailbox("reaper", 4)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_run, Reaper(away, poll_seconds=0.01), mailbox)
+            address.tell("look")
+            await eventually(lambda: away.statistics().errors >= 1)
+            mailbox.close()
+
+
+async def _run(reaper: Reaper, mailbox: Mailbox) -> None:
+    with trio.fail_after(10):
+        await reaper.run(mailbox)
