@@ -25,17 +25,28 @@ import structlog
 import trio
 
 from logstitch import metrics
+from logstitch.actors.alerts import Alerts
+from logstitch.actors.claimer import Claimer
 from logstitch.actors.directory import Directory
+from logstitch.actors.dispatcher import Dispatcher
+from logstitch.actors.evaluator import Evaluator, Share
 from logstitch.actors.health import ActorHealth, ActorState
 from logstitch.actors.indexer import Indexer
 from logstitch.actors.ingest import Ingest
 from logstitch.actors.keyring import KeyRing
 from logstitch.actors.laboratory import Laboratory
+from logstitch.actors.lookout import Lookout
 from logstitch.actors.organizations import Organizations
 from logstitch.actors.reader import Reader
+from logstitch.actors.reaper import Reaper
 from logstitch.actors.redaction import Redaction
+from logstitch.actors.streams import StreamIngest
 from logstitch.actors.supervisor import Supervisor, open_supervisor
+from logstitch.actors.timemachine import TimeMachine
+from logstitch.actors.viewers import Viewers
+from logstitch.actors.webhooks import Webhooks
 from logstitch.config import Settings
+from logstitch.egress.addresses import Allow
 from logstitch.errors import ConfigurationError, DatabaseUnavailable, Detail
 from logstitch.http.api import create_app, create_ops_app, starting_app
 from logstitch.http.errors import refusal
@@ -52,6 +63,7 @@ from logstitch.store.database import Database, open_database
 from logstitch.store.embedded import open_embedded_postgres
 from logstitch.store.migrations import migrate
 from logstitch.store.projects import service_secret
+from logstitch.store.viewer_secrets import ensure_secret
 from logstitch.store.words import count_backlog
 
 log = structlog.get_logger(__name__)
@@ -86,6 +98,17 @@ INDEXER_MAILBOX = 16
 LABORATORY_MAILBOX = 16
 REDACTION_MAILBOX = 64
 INGEST_MAILBOX = 256
+STREAMS_MAILBOX = 64
+CLAIMER_MAILBOX = 16
+REAPER_MAILBOX = 16
+EVALUATOR_MAILBOX = 32
+"""Commits that wait to be looked at, of 1,000 events at most: some megabytes, and a second of the heaviest load."""
+LOOKOUT_MAILBOX = 16
+ALERTS_MAILBOX = 64
+TIMEMACHINE_MAILBOX = 16
+WEBHOOKS_MAILBOX = 64
+VIEWERS_MAILBOX = 1024
+DISPATCHER_MAILBOX = 16
 
 OnReady = Callable[[Bootstrap | None], None]
 """Called once requests are let in, with the first organization if this process made it."""
@@ -314,6 +337,7 @@ class Process:
                 await trio.to_thread.run_sync(migrate, url, abandon_on_cancel=True)
                 first = await self._database.transact(partial(bootstrap, now=datetime.now(UTC)))
                 cursor_key = await self._database.transact(lambda conn: service_secret(conn, "cursor"))
+                await self._database.transact(partial(ensure_secret, now=datetime.now(UTC)))
                 break
             except DatabaseUnavailable as error:
                 log.warning("service.database_away", reason=error.message)
@@ -326,19 +350,30 @@ class Process:
     def _start_actors(self, cursor_key: bytes) -> Services:
         """Start the actors. They stop in reverse order: who sends stops before who is sent to."""
         start, database, mint = self._supervisor.start, self._database, UlidMint()
+        allow = Allow.parse(self._settings.webhook_allow)
+        start("dispatcher", lambda: Dispatcher(database, allow), capacity=DISPATCHER_MAILBOX)
         redaction = Directory(
             self._supervisor,
             "redaction",
             lambda project_no: Redaction(database, project_no, mint),
             capacity=REDACTION_MAILBOX,
         )
+        share = Share(database)
+        evaluators = Directory(
+            self._supervisor,
+            "evaluator",
+            lambda project_no: Evaluator(share, project_no),
+            capacity=EVALUATOR_MAILBOX,
+        )
         ingest = Directory(
             self._supervisor,
             "ingest",
-            lambda project_no: Ingest(database, redaction, project_no, mint),
+            lambda project_no: Ingest(database, redaction, evaluators, project_no, mint),
             capacity=INGEST_MAILBOX,
         )
+        start("lookout", lambda: Lookout(database, evaluators), capacity=LOOKOUT_MAILBOX)
         start("indexer", lambda: Indexer(database), capacity=INDEXER_MAILBOX)
+        start("reaper", lambda: Reaper(database), capacity=REAPER_MAILBOX)
         return Services(
             keyring=start("keyring", lambda: KeyRing(database), capacity=KEYRING_MAILBOX),
             organizations=start("organizations", lambda: Organizations(database), capacity=ORGANIZATIONS_MAILBOX),
@@ -346,6 +381,16 @@ class Process:
             redaction=redaction,
             reader=start("reader", lambda: Reader(database), capacity=READER_MAILBOX),
             laboratory=start("laboratory", lambda: Laboratory(database), capacity=LABORATORY_MAILBOX),
+            alerts=start("alerts", lambda: Alerts(database, mint), capacity=ALERTS_MAILBOX),
+            timemachine=start("timemachine", lambda: TimeMachine(database), capacity=TIMEMACHINE_MAILBOX),
+            webhooks=start("webhooks", lambda: Webhooks(database, mint, allow), capacity=WEBHOOKS_MAILBOX),
+            streams=start(
+                "streams",
+                lambda: StreamIngest(database, mint, per_address=self._settings.streams_per_address),
+                capacity=STREAMS_MAILBOX,
+            ),
+            claimer=start("claimer", lambda: Claimer(database, mint), capacity=CLAIMER_MAILBOX),
+            viewers=start("viewers", lambda: Viewers(database, mint), capacity=VIEWERS_MAILBOX),
             cursor_key=cursor_key,
         )
 

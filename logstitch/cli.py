@@ -11,7 +11,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
@@ -88,6 +88,24 @@ ConnectionsPerAddress = Annotated[
         help="Connections that one client address may have to a worker, of 2000 in all. Raise it behind a proxy.",
     ),
 ]
+StreamsPerAddress = Annotated[
+    int,
+    typer.Option(
+        envvar="LOGSTITCH_STREAMS_PER_ADDRESS",
+        min=0,
+        max=1_000_000,
+        help="Anonymous streams that one client address may begin in an hour, for each worker; 0 takes no new ones. "
+        "Raise it behind a proxy.",
+    ),
+]
+WebhookAllow = Annotated[
+    str | None,
+    typer.Option(
+        envvar="LOGSTITCH_WEBHOOK_ALLOW",
+        help="Networks that webhooks may be sent to although they are not public, such as 10.1.0.0/16 or 127.0.0.1/32.",
+        metavar="CIDR,…",
+    ),
+]
 LogLevel = Annotated[
     str, typer.Option("--log-level", envvar="LOGSTITCH_LOG_LEVEL", help="debug, info, warning or error.")
 ]
@@ -114,6 +132,8 @@ def serve(
     workers: Annotated[int, typer.Option(envvar="LOGSTITCH_WORKERS", min=1, max=64, help="Processes.")] = 1,
     pool_size: PoolSize = 8,
     connections_per_address: ConnectionsPerAddress = 500,
+    streams_per_address: StreamsPerAddress = 20,
+    webhook_allow: WebhookAllow = None,
     drain_notice: Annotated[
         float,
         typer.Option(
@@ -137,6 +157,8 @@ def serve(
         workers=workers,
         pool_size=pool_size,
         connections_per_address=connections_per_address,
+        streams_per_address=streams_per_address,
+        webhook_allow=webhook_allow or "",
         drain_notice=drain_notice,
         drain_seconds=drain_seconds,
         log_level=log_level,
@@ -147,9 +169,11 @@ def serve(
 
 async def _serve(settings: Settings) -> int:
     from logstitch.app import check_connections, embedded_data, open_postgres, run
+    from logstitch.egress.addresses import Allow
     from logstitch.http.server import bind
     from logstitch.workers import run_workers
 
+    Allow.parse(settings.webhook_allow)  # before anything is started
     public = bind(settings.bind)
     ops = [bind(address) for address in _ops_addresses(settings)]
     _note(f"LogStitch {__version__} is starting")
@@ -173,6 +197,8 @@ def worker(
     drain_seconds: Annotated[float, typer.Option(envvar="LOGSTITCH_DRAIN_SECONDS")],
     pool_size: PoolSize = 8,
     connections_per_address: ConnectionsPerAddress = 500,
+    streams_per_address: StreamsPerAddress = 20,
+    webhook_allow: WebhookAllow = None,
     data: Data = None,
     log_level: LogLevel = "info",
 ) -> None:
@@ -185,6 +211,8 @@ def worker(
         data=data,
         pool_size=pool_size,
         connections_per_address=connections_per_address,
+        streams_per_address=streams_per_address,
+        webhook_allow=webhook_allow or "",
         drain_notice=drain_notice,
         drain_seconds=drain_seconds,
     )
@@ -467,6 +495,34 @@ def key_revoke(
     if revoked is None:
         _fail("There is no such key.")
     _note(f"Revoked: {revoked.prefix}… ({revoked.name})")
+
+
+@key.command("rotate-viewer-secret")
+def key_rotate_viewer_secret(
+    revoke_former: Annotated[
+        bool, typer.Option("--revoke-former", help="End every viewer token that was made so far, at once.")
+    ] = False,
+    data: Data = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Sign viewer tokens with a new secret. Those that were made before hold until they expire, within 24 hours."""
+    from logstitch.actors.leases import leases_over
+    from logstitch.store.viewer_secrets import rotate_secret
+    from logstitch.viewing.tokens import MAX_LIFE_SECONDS
+
+    now, overlap = datetime.now(UTC), timedelta(seconds=MAX_LIFE_SECONDS)
+    until = _administer(
+        data,
+        database_url,
+        lambda conn: rotate_secret(conn, now, overlap=overlap, revoke_former=revoke_former),
+    )
+    if until is not None:
+        _fail(
+            f"The secret before this one still holds, until {until:%Y-%m-%d %H:%M} UTC. Rotate again after that, or "
+            "end all viewer tokens at once with --revoke-former."
+        )
+    trio.run(leases_over)
+    _note("Viewer tokens are signed with a new secret, and every running service knows of it.")
 
 
 # -- testing and proving -------------------------------------------------------------------------------------------

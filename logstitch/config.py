@@ -24,6 +24,10 @@ class Settings:
     to hear of changes."""
     connections_per_address: int = 500
     """Connections to the public API that one client address may have to one process, of 2,000 in all."""
+    streams_per_address: int = 20
+    """Anonymous streams that one client address may begin in an hour, counted by each process; 0 for none at all."""
+    webhook_allow: str = ""
+    """Networks that webhooks may be sent to although they are not public: CIDRs, separated by commas."""
     drain_notice: float = 1.0
     """Seconds between the first sign of a shutdown (ready turns 503) and the last accepted connection."""
     drain_seconds: float = 10.0

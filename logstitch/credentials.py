@@ -47,6 +47,12 @@ def digest(secret: str | bytes) -> bytes:
     return sha256(secret.encode() if isinstance(secret, str) else secret).digest()
 
 
+def viewer_token(authorization: bytes | None) -> str | None:
+    """What begins as a viewer token in an ``Authorization`` header, good or not; None where it is anything else."""
+    match = _BEARER.fullmatch(authorization or b"")
+    return match[1].decode() if match is not None and match[1].startswith(_VIEWER_MARK) else None
+
+
 def key_digest(authorization: bytes | None) -> bytes:
     """The digest of the API key in an ``Authorization`` header.
 
@@ -61,7 +67,5 @@ def key_digest(authorization: bytes | None) -> bytes:
         raise Unauthorized("The Authorization header must be: Bearer <key>.")
     token = match[1]
     if _API_KEY.fullmatch(token) is None:
-        if token.startswith(_VIEWER_MARK):
-            raise Unauthorized("The viewer token is not valid.")
         raise Unauthorized("The bearer token has not the form of an API key.")
     return digest(token)

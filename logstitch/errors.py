@@ -59,8 +59,28 @@ class Forbidden(LogStitchError):
     """A good credential of a kind that may not do this."""
 
 
+class AlertRuleLimitReached(LogStitchError):
+    """The plan's custom alert rules are used up."""
+
+
+class WebhooksNotAvailable(LogStitchError):
+    """The plan has no webhooks."""
+
+
 class NotFound(LogStitchError):
     """Nothing there, or nothing that this caller may know of."""
+
+
+class StreamNotFound(NotFound):
+    """No stream has this token."""
+
+
+class StreamExpired(LogStitchError):
+    """The stream's time is over, and its events are gone or about to be."""
+
+
+class StreamAlreadyClaimed(LogStitchError):
+    """Somebody has claimed the stream; it is a project's now."""
 
 
 class Conflict(LogStitchError):
@@ -73,6 +93,14 @@ class Conflict(LogStitchError):
 
 class DailyEventLimitReached(LogStitchError):
     """The plan's events of this UTC day are used up; ``retry_after`` is seconds until the next UTC day."""
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class StreamDailyLimitReached(LogStitchError):
+    """The stream's events of this UTC day are used up; ``retry_after`` is seconds until the next UTC day."""
 
     def __init__(self, message: str, retry_after: int) -> None:
         super().__init__(message)

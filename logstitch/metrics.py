@@ -67,12 +67,69 @@ REDACTIONS: Final = Counter(
     registry=REGISTRY,
 )
 
+DELIVERIES_PENDING: Final = Gauge(
+    "logstitch_webhook_deliveries_pending",
+    "Webhook deliveries of the whole database that are still to be made, or to be tried again.",
+    registry=REGISTRY,
+)
+DELIVERY_ATTEMPTS: Final = Counter(
+    "logstitch_webhook_attempts_total",
+    "Attempts to deliver a webhook, by outcome: delivered, or the category of what went wrong.",
+    ("outcome",),
+    registry=REGISTRY,
+)
+
 LOOP_LAG_SECONDS: Final = Histogram(
     "logstitch_loop_lag_seconds",
     "How late a timer of the event loop fired: for how long one task kept it to itself.",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1),
     registry=REGISTRY,
 )
+
+ALERTS_FIRED: Final = Counter(
+    "logstitch_alerts_fired_total", "Alerts that were committed here, by severity.", ("severity",), registry=REGISTRY
+)
+FACTS_DROPPED: Final = Counter(
+    "logstitch_evaluator_facts_dropped_total",
+    "Committed events that an evaluator had no room for; it reads them from the database.",
+    registry=REGISTRY,
+)
+EVALUATOR_RESTARTS: Final = Counter(
+    "logstitch_evaluator_restarts_total",
+    "Times that an evaluator lost its lease and forgot what it knew.",
+    registry=REGISTRY,
+)
+
+STREAM_EVENTS_ACCEPTED: Final = Counter(
+    "logstitch_stream_events_accepted_total",
+    "Events of anonymous streams acknowledged as newly stored.",
+    registry=REGISTRY,
+)
+STREAMS_CREATED: Final = Counter(
+    "logstitch_streams_created_total", "Anonymous streams that were begun.", registry=REGISTRY
+)
+STREAMS_REFUSED: Final = Counter(
+    "logstitch_streams_refused_total",
+    "Requests to anonymous streams that were refused, by reason: limit (of new streams an address, or of room), day (a "
+    "stream's events of the day are used up), closed (no new streams at all).",
+    ("reason",),
+    registry=REGISTRY,
+)
+STREAMS_CLAIMED: Final = Counter(
+    "logstitch_streams_claimed_total", "Anonymous streams that became a project's.", registry=REGISTRY
+)
+STREAM_EVENTS_CLAIMED: Final = Counter(
+    "logstitch_stream_events_claimed_total", "Their events that did.", registry=REGISTRY
+)
+STREAMS_EXPIRED: Final = Counter(
+    "logstitch_streams_expired_total",
+    "Anonymous streams that expired, by the reaper of this process.",
+    registry=REGISTRY,
+)
+STREAMS_ACTIVE: Final = Gauge(
+    "logstitch_streams_active", "Anonymous streams of the whole database, a minute ago at most.", registry=REGISTRY
+)
+STREAM_BYTES: Final = Gauge("logstitch_stream_bytes", "Bytes of their events, likewise.", registry=REGISTRY)
 
 _METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 
@@ -94,10 +151,25 @@ def answered(method: str, route: str, status: int, seconds: float) -> None:
     duration.observe(seconds)
 
 
+def attempted(outcome: str) -> None:
+    """Count one attempt to deliver a webhook; ``outcome`` is one of a few words."""
+    DELIVERY_ATTEMPTS.labels(outcome).inc()
+
+
 def redacted(rule_ids: Iterable[str]) -> None:
     """Count what these rules have changed; of custom ones there is no end, so they count together."""
     for rule_id in rule_ids:
-        _redactions(rule_id if rule_id.startswith("builtin_") else "custom").inc()
+        _redactions(rule_id if rule_id.startswith(("builtin_", "redaction_")) else "custom").inc()
+
+
+def alert_fired(severity: str) -> None:
+    """Count one alert."""
+    _alerts_fired(severity).inc()
+
+
+@lru_cache(maxsize=16)
+def _alerts_fired(severity: str) -> Counter:
+    return ALERTS_FIRED.labels(severity)
 
 
 @lru_cache(maxsize=16)

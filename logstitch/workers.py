@@ -104,6 +104,8 @@ def worker_environment(settings: Settings, url: str) -> dict[str, str]:
         "LOGSTITCH_DATABASE_URL": url,
         "LOGSTITCH_POOL_SIZE": str(settings.pool_size),
         "LOGSTITCH_CONNECTIONS_PER_ADDRESS": str(settings.connections_per_address),
+        "LOGSTITCH_STREAMS_PER_ADDRESS": str(settings.streams_per_address),
+        "LOGSTITCH_WEBHOOK_ALLOW": settings.webhook_allow,
         "LOGSTITCH_DRAIN_NOTICE": str(settings.drain_notice),
         "LOGSTITCH_DRAIN_SECONDS": str(settings.drain_seconds),
         "LOGSTITCH_LOG_LEVEL": settings.log_level,

@@ -1,14 +1,13 @@
 """The key ring: one actor a process that knows who holds a key, and makes, lists and revokes keys.
 
-A key that was looked up is believed for a short lease. A revocation is answered only when every lease that could have
-been taken before its commit has run out, so from the moment of the answer every process refuses the key, without a
-message between processes that could be lost. It costs a look-up a lease for each key in use.
+A key that was looked up is believed for a short lease, and a revocation is answered only when every lease that could
+have been taken before its commit has run out (see ``actors.leases``): from the moment of the answer every process
+refuses the key, and the viewer tokens that it minted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -17,6 +16,7 @@ import structlog
 import trio
 
 from logstitch import credentials
+from logstitch.actors.leases import Leases, leases_over
 from logstitch.actors.mailbox import Envelope, Mailbox
 from logstitch.actors.messages import (
     Authenticate,
@@ -38,26 +38,12 @@ from logstitch.store.keys import Holder, KeyRow
 
 log = structlog.get_logger(__name__)
 
-LEASE_SECONDS = 0.5
-"""How long a looked-up key is believed, counted from before the look-up."""
-LEASE_MARGIN_SECONDS = 0.1
-"""Added to the lease by whoever revokes: clocks of processes run at slightly different speeds."""
 HOLD_SECONDS = 8.0
 """How long a request is held through an outage of the database."""
 FLUSH_SECONDS = 20.0
 """How often last-used marks are written: ``lastUsedAt`` is exact to a minute and no request pays for it."""
 CONCURRENCY = 4
 """Look-ups and changes under way at the same time."""
-MAX_KNOWN = 20_000
-"""Keys remembered. Beyond it those whose lease has run out are forgotten."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """A holder that is believed until ``expires`` on Trio's clock."""
-
-    principal: Principal
-    expires: float
 
 
 class KeyRing:
@@ -66,10 +52,11 @@ class KeyRing:
     def __init__(self, database: Database, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._database = database
         self._now = now
-        self._known: dict[bytes, _Known] = {}
-        self._waiting: dict[bytes, list[Envelope[Authenticate]]] = {}
-        self._used: dict[UUID, datetime] = {}
         self._limiter = trio.CapacityLimiter(CONCURRENCY)
+        self._holders: Leases[bytes, Principal | LogStitchError] = Leases(
+            self._look_up, self._limiter, lasting=lambda found: isinstance(found, Principal)
+        )
+        self._used: dict[UUID, datetime] = {}
         self._requests: trio.Nursery
 
     async def run(self, mailbox: Mailbox) -> None:
@@ -89,49 +76,30 @@ class KeyRing:
     # -- authentication --------------------------------------------------------------------------------------------
 
     def _authenticate(self, envelope: Envelope[Authenticate]) -> None:
-        digest = envelope.message.digest
-        known = self._known.get(digest)
-        if known is not None and trio.current_time() < known.expires:
-            self._used[known.principal.key_id] = self._now()
-            envelope.reply(known.principal)
-        elif digest in self._waiting:
-            self._waiting[digest].append(envelope)
+        found = self._holders.get(envelope.message.digest)
+        if found is not None:
+            self._answer(envelope, found)
         else:
-            self._waiting[digest] = [envelope]
-            self._requests.start_soon(self._look_up, digest)
+            self._requests.start_soon(self._authenticate_slowly, envelope)
 
-    async def _look_up(self, digest: bytes) -> None:
-        """One look-up answers everyone who asked for this key while it ran."""
-        answer: Principal | LogStitchError
+    async def _authenticate_slowly(self, envelope: Envelope[Authenticate]) -> None:
         try:
-            async with self._limiter:
-                began = trio.current_time()
-                holder = await self._database.transact(
-                    lambda conn: keys.authenticate(conn, digest), hold=HOLD_SECONDS, read_only=True
-                )
-            answer = self._judge(holder)
-            if isinstance(answer, Principal):
-                self._remember(digest, _Known(answer, began + LEASE_SECONDS))
-            else:
-                self._known.pop(digest, None)
+            self._answer(envelope, await self._holders.find(envelope.message.digest, envelope.posted_at))
         except LogStitchError as error:
-            answer = error
-        finally:
-            waiting = self._waiting.pop(digest)
-        if isinstance(answer, Principal) and trio.current_time() >= began + LEASE_SECONDS:
-            # It took longer than it may be believed. Good enough for who had asked before it began; who came later may
-            # have heard of a revocation meanwhile, and is looked up again.
-            later = [envelope for envelope in waiting if envelope.posted_at >= began]
-            if later:
-                waiting = [envelope for envelope in waiting if envelope.posted_at < began]
-                self._waiting[digest] = later
-                self._requests.start_soon(self._look_up, digest)
-        for envelope in waiting:
-            if isinstance(answer, Principal):
-                self._used[answer.key_id] = self._now()
-                envelope.reply(answer)
-            else:
-                envelope.refuse(answer)
+            envelope.refuse(error)
+
+    def _answer(self, envelope: Envelope[Authenticate], found: Principal | LogStitchError) -> None:
+        if isinstance(found, Principal):
+            self._used[found.key_id] = self._now()
+            envelope.reply(found)
+        else:
+            envelope.refuse(found)
+
+    async def _look_up(self, digest: bytes) -> Principal | LogStitchError:
+        holder = await self._database.transact(
+            lambda conn: keys.authenticate(conn, digest), hold=HOLD_SECONDS, read_only=True
+        )
+        return self._judge(holder)
 
     def _judge(self, holder: Holder | None) -> Principal | LogStitchError:
         if holder is None:
@@ -141,12 +109,6 @@ class KeyRing:
         row = holder.project
         project = Project(row.no, row.id, row.organization_id, row.name, row.created_at) if row else None
         return Principal(holder.key_id, KeyType(holder.type), holder.organization_id, holder.plan, project)
-
-    def _remember(self, digest: bytes, known: _Known) -> None:
-        if len(self._known) >= MAX_KNOWN:
-            now = trio.current_time()
-            self._known = {digest: entry for digest, entry in self._known.items() if entry.expires > now}
-        self._known[digest] = known
 
     # -- management ------------------------------------------------------------------------------------------------
 
@@ -213,7 +175,7 @@ class KeyRing:
         if row is None:
             raise NotFound("There is no such key.")
         # A lease that began before the commit has run out by then, in every process.
-        await trio.sleep(LEASE_SECONDS + LEASE_MARGIN_SECONDS)
+        await leases_over()
         return _key(row)
 
     # -- marks of use ----------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from logstitch.store import reading, words
 from logstitch.store.database import Connection, Database
 from logstitch.store.reading import Columns, Range
 from logstitch.times import MAX_MS, MIN_MS
+from logstitch.viewing.tiers import View
 
 HOLD_SECONDS = 8.0
 """How long a question is held through an outage of the database."""
@@ -140,12 +141,21 @@ class Reader:
         return await self._database.transact(lambda conn: list_events(conn, request), hold=HOLD_SECONDS, read_only=True)
 
     async def _get(self, request: GetEvent) -> str:
-        body = await self._database.transact(
-            lambda conn: reading.find_event(conn, request.project_no, request.id), hold=HOLD_SECONDS, read_only=True
-        )
+        body = await self._database.transact(lambda conn: find_event(conn, request), hold=HOLD_SECONDS, read_only=True)
         if body is None:
             raise NotFound("There is no such event.")
         return body
+
+
+def find_event(conn: Connection, request: GetEvent) -> str | None:
+    """One event, as it is shown to who asks; ``None`` if it is not."""
+    view = request.view
+    if view is None:
+        return reading.find_event(conn, request.project_no, request.id)
+    body = reading.find_shown_event(
+        conn, request.project_no, request.id, view.tenant_id, view.categories, _likes(view.actions)
+    )
+    return None if body is None else view.strip_text(body)
 
 
 def list_events(
@@ -156,7 +166,10 @@ def list_events(
     layout: Layout = Layout(),  # noqa: B008  # frozen
 ) -> EventPage:
     """One page, within the transaction that ``conn`` is in."""
-    resolved = _resolve(conn, request.project_no, request.filter)
+    if request.view is None:
+        resolved = _resolve(conn, request.project_no, request.filter)
+    else:
+        resolved = _resolve_view(conn, request.project_no, request.filter, request.view)
     if resolved is None:
         return EventPage((), None)
     columns, facets = resolved
@@ -176,6 +189,7 @@ def list_events(
         facets=facets,
         words=wanted.words,
         checked=columns != Columns(tenant_no=columns.tenant_no),
+        view=request.view,
     )
     source = _Snapshot(conn, request.project_no, columns)
     return _page(find_page(source, query, time.monotonic, budget=budget, layout=layout))
@@ -227,6 +241,33 @@ def _resolve(
         (Facet.TENANT_ID, _one(wanted.tenant_id)),
     ]
     return columns, tuple(tuple(facet(kind, value) for value in values) for kind, values in groups if values)
+
+
+def _resolve_view(
+    conn: Connection, project_no: int, wanted: EventFilter, view: View
+) -> tuple[Columns, tuple[tuple[bytes, ...], ...]] | None:
+    """The same within what a view shows. Nothing is looked up but the tenant; see ``search.pages``."""
+    tenant_no = reading.find_tenant(conn, project_no, view.tenant_id)
+    if tenant_no is None:
+        return None
+    pattern = wanted.action is not None and is_glob(wanted.action)
+    columns = Columns(
+        tenant_no=tenant_no,
+        actor_id=wanted.actor_id,
+        actor_type=wanted.actor_type,
+        actions=None if wanted.action is None or pattern else (wanted.action,),
+        action_like=like_pattern(wanted.action) if wanted.action is not None and pattern else None,
+        category=wanted.category,
+        target_id=wanted.target_id,
+        target_type=wanted.target_type,
+        shown_categories=view.categories,
+        shown_actions=_likes(view.actions),
+    )
+    return columns, ()
+
+
+def _likes(globs: Sequence[str] | None) -> tuple[str, ...] | None:
+    return None if globs is None else tuple(map(like_pattern, globs))
 
 
 def _one(value: str | None) -> tuple[str, ...]:

@@ -17,12 +17,27 @@ import structlog
 
 from logstitch import metrics
 from logstitch.errors import LogStitchError, Unavailable
-from logstitch.http import docs, events, keys, laboratory, openapi, ops, projects, redaction
+from logstitch.http import (
+    alerts,
+    docs,
+    events,
+    keys,
+    laboratory,
+    openapi,
+    ops,
+    pages,
+    projects,
+    redaction,
+    streams,
+    tiers,
+    viewers,
+    webhooks,
+)
 from logstitch.http.bodies import ClientGone, Receive
 from logstitch.http.endpoints import Endpoint
 from logstitch.http.errors import reply_to
 from logstitch.http.pipeline import Exchange, Pipeline
-from logstitch.http.requests import RequestHead, Scope, join_headers, path_of
+from logstitch.http.requests import RequestHead, Scope, address_of, join_headers, path_of
 from logstitch.http.responses import Reply
 from logstitch.http.routing import Router, Send, with_cors
 from logstitch.http.services import Health, Limits, Services, wall_clock_ms
@@ -105,7 +120,12 @@ class App:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         began, now_ms = time.perf_counter(), self._now_ms()
         head = RequestHead(
-            scope["method"], scope["query_string"], join_headers(scope["headers"]), new_request_id(now_ms), now_ms
+            scope["method"],
+            scope["query_string"],
+            join_headers(scope["headers"]),
+            new_request_id(now_ms),
+            now_ms,
+            address_of(scope),
         )
         exchange, outgoing = Exchange(head, receive), Outgoing(send, head.method, head.request_id)
         structlog.contextvars.bind_contextvars(request_id=head.request_id)
@@ -157,17 +177,22 @@ def create_app(services: Services) -> App:
         *events.endpoints(services),
         *redaction.endpoints(services),
         *laboratory.endpoints(services),
+        *alerts.endpoints(services),
+        *webhooks.endpoints(services),
+        *streams.endpoints(services),
+        *viewers.endpoints(services),
+        *tiers.endpoints(services),
         *keys.endpoints(services),
         *projects.endpoints(services),
     )
     document = openapi.document(documented)
-    endpoints = (*documented, *openapi.endpoints(document), *docs.endpoints(document))
+    endpoints = (*documented, *openapi.endpoints(document), *docs.endpoints(document), *pages.endpoints())
     return App(endpoints, Pipeline(services.limits, services), services.now_ms)
 
 
 def create_ops_app(health: Health, limits: Limits | None = None) -> App:
     """The app of the operations address, which is never the public one: health and metrics, for whoever reaches it."""
-    return App(ops.endpoints(health), Pipeline(limits or Limits()), quiet=True)
+    return App((*ops.endpoints(health), *pages.operator_endpoints()), Pipeline(limits or Limits()), quiet=True)
 
 
 def starting_app() -> App:

@@ -6,32 +6,52 @@ from uuid import UUID
 
 from logstitch import credentials
 from logstitch.actors.messages import Authenticate, KeyType, Principal, Project, ResolveProject
-from logstitch.errors import Forbidden, InvalidRequest
+from logstitch.actors.messages.viewers import AuthenticateViewer, Viewer
+from logstitch.errors import Forbidden, InvalidRequest, Unauthorized
 from logstitch.http.endpoints import About, Endpoint
 from logstitch.http.requests import RequestHead
 from logstitch.http.roles import Kind
-from logstitch.http.schemas import parse_uuid
+from logstitch.http.schemas.common import parse_uuid
 from logstitch.http.services import Services
+from logstitch.viewing import tokens
 
 _KINDS = {KeyType.MASTER: Kind.MASTER, KeyType.PROJECT: Kind.PROJECT}
 
 
-async def authenticate(services: Services, endpoint: Endpoint, head: RequestHead, timeout: float) -> Principal:
+async def authenticate(services: Services, endpoint: Endpoint, head: RequestHead, timeout: float) -> Principal | Viewer:
     """Whoever holds the credential of the request.
 
     Raises:
       Unauthorized, InvalidApiKey, KeyRevoked: it is none, or none that is good.
       Forbidden: it is good, and of a kind that may not do this.
     """
-    digest = credentials.key_digest(head.headers.get(b"authorization"))
+    authorization = head.headers.get(b"authorization")
+    token = credentials.viewer_token(authorization)
+    if token is not None:
+        return await _viewer(services, endpoint, token, timeout)
+    digest = credentials.key_digest(authorization)
     principal = await services.keyring.ask(Authenticate(digest), timeout=timeout)
     if _KINDS[principal.type] not in endpoint.roles:
         raise Forbidden(f"A {principal.type.value} key may not do this.")
     return principal
 
 
+async def _viewer(services: Services, endpoint: Endpoint, token: str, timeout: float) -> Viewer:
+    if not tokens.has_form(token):  # nobody is asked about it, however long it is
+        raise Unauthorized("The viewer token is not valid.")
+    viewer = await services.viewers.ask(AuthenticateViewer(token), timeout=timeout)
+    if Kind.VIEWER not in endpoint.roles:
+        raise Forbidden("A viewer token may read events, and nothing else.")
+    return viewer
+
+
 async def project_of(
-    services: Services, about: About, principal: Principal, head: RequestHead, named: UUID | None, timeout: float
+    services: Services,
+    about: About,
+    caller: Principal | Viewer,
+    head: RequestHead,
+    named: UUID | None,
+    timeout: float,
 ) -> Project | None:
     """The project that the request is about; None where it is about none.
 
@@ -39,7 +59,7 @@ async def project_of(
 
     Raises:
       InvalidRequest: on ``project_id``: malformed, two that differ, or missing where there are several.
-      Forbidden: a project key names another project.
+      Forbidden: a project key or a viewer token names another project.
       NotFound: no project of the organization.
     """
     if about is About.NO_PROJECT:
@@ -52,10 +72,12 @@ async def project_of(
         if named is not None and named != in_header:
             raise InvalidRequest.on("project_id", "The header X-Project-Id names another project")
         named = in_header
-    if (own := principal.project) is not None:
-        if named is not None and named != own.id:
-            raise Forbidden("A project key may not act in another project.")
+    if isinstance(caller, Viewer) or caller.project is not None:
+        own = caller.project
+        if own is not None and named is not None and named != own.id:
+            what = "viewer token" if isinstance(caller, Viewer) else "project key"
+            raise Forbidden(f"A {what} may not act in another project.")
         return own
     if named is None and about is About.PROJECT_IF_NAMED:
         return None
-    return await services.organizations.ask(ResolveProject(principal.organization_id, named), timeout=timeout)
+    return await services.organizations.ask(ResolveProject(caller.organization_id, named), timeout=timeout)

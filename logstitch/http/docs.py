@@ -19,9 +19,10 @@ from markupsafe import Markup, escape
 
 from logstitch.http.endpoints import Call, Endpoint, Success
 from logstitch.http.responses import Reply
-from logstitch.http.schemas import AnyText
+from logstitch.http.schemas.common import AnyText
 
 _STATIC = files("logstitch.http") / "static"
+_CREDENTIALS = {"masterKey": "master key", "projectKey": "project key", "viewerToken": "viewer token"}
 
 
 def page(document: Mapping[str, Any]) -> tuple[bytes, bytes]:
@@ -68,7 +69,7 @@ def _shown(document: Mapping[str, Any], path: str, method: str, operation: Mappi
         "successes": successes,
         "failures": failures,
         "body": content.get("schema"),
-        "credentials": [{"masterKey": "master key", "projectKey": "project key"}[scheme] for scheme in schemes],
+        "credentials": [_CREDENTIALS[scheme] for scheme in schemes],
         "curl": _curl(method, path, next(iter(bodies.values()), None), bool(schemes)),
     }
 

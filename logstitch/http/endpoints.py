@@ -15,10 +15,11 @@ import trio
 from pydantic import BaseModel, TypeAdapter
 
 from logstitch.actors.messages import Principal, Project
+from logstitch.actors.messages.viewers import Viewer
 from logstitch.http.requests import RequestHead
 from logstitch.http.responses import Reply
 from logstitch.http.roles import ROLES, Kind
-from logstitch.http.schemas import NoQuery
+from logstitch.http.schemas.common import NoQuery
 
 Q = TypeVar("Q", bound=BaseModel)
 
@@ -29,7 +30,8 @@ class Call:
 
     Attributes:
         path: the variable parts of the path.
-        principal: who calls; None where everybody may.
+        principal: who calls by a key; None where everybody may.
+        viewer: who calls by a viewer token. Nobody calls by both.
         project: which project it is about, where the endpoint is about one.
         parameters: the query, checked by the endpoint's schema.
         deadline: until when it must be answered, on Trio's clock.
@@ -41,6 +43,7 @@ class Call:
     project: Project | None
     parameters: BaseModel
     deadline: float
+    viewer: Viewer | None = None
 
     @property
     def request_id(self) -> str:
@@ -48,9 +51,9 @@ class Call:
 
     @property
     def caller(self) -> Principal:
-        """Who calls an endpoint that asks for a credential."""
+        """Who calls an endpoint that asks for a key."""
         if self.principal is None:
-            raise TypeError("this endpoint asks for no credential")
+            raise TypeError("this endpoint asks for no key")
         return self.principal
 
     @property

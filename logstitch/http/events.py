@@ -1,24 +1,29 @@
-"""Events: sending, listing, and looking at one.
+"""Events: sending, listing, and looking at one. Holders of viewer tokens are shown what their view lets through.
 
-The hot path is ``create``: it touches an event's JSON once, to check it; everything else is the ingest actor's.
+The hot path is ``create``; what it shares with anonymous streams is in :mod:`logstitch.http.intake`.
 """
 
 from __future__ import annotations
 
-import trio
+from dataclasses import replace
+
 from pydantic import TypeAdapter
 
-from logstitch import gate, metrics, model, times
+from logstitch import metrics
 from logstitch.actors.messages import EventFilter, GetEvent, ListEvents, Order, SubmitEvents
+from logstitch.actors.messages.viewers import Viewer
 from logstitch.errors import Detail, InvalidRequest, NotFound
 from logstitch.http import examples
 from logstitch.http.cursors import Cursors, Listing
-from logstitch.http.endpoints import About, Call, Endpoint, RequestBody, ResponseHeader, Success
-from logstitch.http.responses import Headers, Reply, page_of_texts, resource, resource_of_text
-from logstitch.http.schemas import EventAnswer, EventList, EventListQuery, EventsCreated, ProjectQuery
+from logstitch.http.endpoints import About, Call, Endpoint, Success
+from logstitch.http.intake import EVENTS_BODY, EVENTS_CREATED, Intake, created
+from logstitch.http.responses import Reply, page_of_texts, resource_of_text
+from logstitch.http.schemas.common import ProjectQuery, read_dates
+from logstitch.http.schemas.events import EventAnswer, EventList, EventListQuery
 from logstitch.http.services import Services
 from logstitch.ids import as_uuid, parse_event_id
 from logstitch.search.terms import query_words
+from logstitch.viewing.tiers import FILTERS, View
 
 MAX_SEARCH_WORDS = 16
 
@@ -29,16 +34,12 @@ class Events:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._cursors = Cursors(services.cursor_key)
-        # Big bodies hold a core for milliseconds; two at a time leave the loop its turns.
-        self._threads = trio.CapacityLimiter(2)
+        self._intake = Intake(services.limits)
 
     async def create(self, call: Call, body: bytes) -> Reply:
         """``POST /api/v1/events``: answered when the events are stored for good."""
         project, now_ms = call.in_project, call.head.received_at_ms
-        if len(body) < self._services.limits.thread_bytes:
-            events, batch = _read(body, now_ms)
-        else:
-            events, batch = await trio.to_thread.run_sync(_read, body, now_ms, limiter=self._threads)
+        events, batch = await self._intake.read(body, now_ms)
         accepted = await self._services.events_in.ask(
             project.no,
             SubmitEvents(events, batch, len(body), now_ms, call.caller.plan.limits.events_per_day),
@@ -49,20 +50,17 @@ class Events:
             metrics.EVENTS_REPLAYED.inc(accepted.replays)
         if accepted.redacted_count:
             metrics.VALUES_REDACTED.inc(accepted.redacted_count)
-        headers: Headers = ()
-        if any("idempotency_key" in event.raw for event in events):
-            headers = ((b"idempotent-replays", b"%d" % accepted.replays),)
-        fields = {"ids": accepted.ids, "redacted_count": accepted.redacted_count}
-        return resource(call.request_id, fields, 201, headers)
+        return created(call.request_id, events, accepted)
 
     async def list(self, call: Call, body: bytes) -> Reply:
         """``GET /api/v1/events``: one page."""
         query, project = call.query(EventListQuery), call.in_project
-        wanted, order = filter_of(query), Order(query.order)
-        listing = Listing.of_events(project, wanted, order)
+        wanted, order = shown_to(call.viewer, filter_of(query)), Order(query.order)
+        view = view_of(call)
+        listing = Listing.of_events(project, wanted, order, view)
         after = self._cursors.event(listing, query.cursor)
         page = await self._services.reader.ask(
-            ListEvents(project.no, wanted, order, query.limit, after), timeout=call.seconds_left()
+            ListEvents(project.no, wanted, order, query.limit, after, view), timeout=call.seconds_left()
         )
         return page_of_texts(call.request_id, "events", page.bodies, self._cursors.after_event(listing, page.next))
 
@@ -72,28 +70,14 @@ class Events:
             id = as_uuid(parse_event_id(call.path["id"]))
         except ValueError:
             raise NotFound("There is no such event.") from None
-        text = await self._services.reader.ask(GetEvent(call.in_project.no, id), timeout=call.seconds_left())
+        message = GetEvent(call.in_project.no, id, view_of(call))
+        text = await self._services.reader.ask(message, timeout=call.seconds_left())
         return resource_of_text(call.request_id, text)
-
-
-def _read(body: bytes, now_ms: int) -> tuple[tuple[model.IncomingEvent, ...], bool]:
-    parsed = gate.parse(body)
-    return model.validate_events(parsed, now_ms=now_ms), type(parsed) is list
 
 
 def filter_of(query: EventListQuery) -> EventFilter:
     """What the store is to look for. Raises ``InvalidRequest`` on bad dates, and on a search without words."""
-    details = []
-    bounds: dict[str, int | None] = {"start_date": None, "end_date": None}
-    for name, text, parse in (
-        ("start_date", query.start_date, times.parse_start),
-        ("end_date", query.end_date, times.parse_end),
-    ):
-        if text is not None:
-            try:
-                bounds[name] = parse(text)
-            except ValueError as error:
-                details.append(Detail(name, str(error)))
+    start_ms, end_ms, details = read_dates(query.start_date, query.end_date)
     words = tuple(query_words(query.search)) if query.search is not None else ()
     if query.search is not None and not words:
         details.append(Detail("search", "Must have at least one letter or digit"))
@@ -109,10 +93,28 @@ def filter_of(query: EventListQuery) -> EventFilter:
         category=query.category,
         target_id=query.target_id,
         target_type=query.target_type,
-        start_ms=bounds["start_date"],
-        end_ms=bounds["end_date"],
+        start_ms=start_ms,
+        end_ms=end_ms,
         words=words,
     )
+
+
+def view_of(call: Call) -> View | None:
+    """What the caller is shown; None for all of the project."""
+    return None if call.viewer is None else call.viewer.view
+
+
+def shown_to(viewer: Viewer | None, wanted: EventFilter) -> EventFilter:
+    """The filter as it holds for a viewer: of the token's tenant, whatever tenant was asked for.
+
+    Raises ``InvalidRequest`` on a filter that would tell what stands in a hidden field.
+    """
+    if viewer is None:
+        return wanted
+    hidden = [name for name in FILTERS if name in viewer.view.hidden_filters and getattr(wanted, name) is not None]
+    if hidden:
+        raise InvalidRequest(details=[Detail(name, "Is about a field that is hidden from you") for name in hidden])
+    return replace(wanted, tenant_id=viewer.view.tenant_id)
 
 
 def endpoints(services: Services) -> tuple[Endpoint, ...]:
@@ -131,24 +133,8 @@ def endpoints(services: Services) -> tuple[Endpoint, ...]:
             "carry its id. The same key with another event is a `conflict`.",
             about=About.PROJECT,
             query=ProjectQuery,
-            body=RequestBody(
-                TypeAdapter(model.EventIn | list[model.EventIn]),
-                {"one event": examples.EVENT_IN, "several": [examples.EVENT_IN, examples.SMALL_EVENT_IN]},
-                "One event, or an array of 1 to 100. At most 5 MiB.",
-            ),
-            success=Success(
-                201,
-                "Every event is stored.",
-                TypeAdapter(EventsCreated),
-                {"ids": [examples.EVENT["id"]], "redacted_count": 0, "request_id": examples.REQUEST_ID},
-                {
-                    "Idempotent-Replays": ResponseHeader(
-                        "How many of the events an earlier request had stored. Sent when any event has an "
-                        "`idempotency_key`.",
-                        {"type": "integer", "minimum": 0, "maximum": model.MAX_BATCH},
-                    )
-                },
-            ),
+            body=EVENTS_BODY,
+            success=EVENTS_CREATED,
             errors=("conflict", "daily_event_limit_reached"),
         ),
         Endpoint(
@@ -158,7 +144,10 @@ def endpoints(services: Services) -> tuple[Endpoint, ...]:
             handler=handlers.list,
             summary="List events",
             description="A project's events, newest first. All filters given must match. Paging repeats no event and "
-            "skips none that was stored before the first page, however many arrive meanwhile.",
+            "skips none that was stored before the first page, however many arrive meanwhile. A viewer token reads its "
+            "own tenant's events, whatever `tenant_id` says: those that its tier shows, without the fields that it "
+            "hides, without `idempotency_key` and without `redactions`. What is hidden is not searched, and a filter "
+            "on it is refused.",
             about=About.PROJECT,
             query=EventListQuery,
             success=Success(
@@ -175,7 +164,8 @@ def endpoints(services: Services) -> tuple[Endpoint, ...]:
             path="/api/v1/events/{id}",
             handler=handlers.get,
             summary="Look at one event",
-            description="The event as it is stored. An id of another project is unknown here.",
+            description="The event as it is stored; to a viewer token, as it is listed. An id of another project is "
+            "unknown here, and so is one that a viewer token does not show.",
             about=About.PROJECT,
             query=ProjectQuery,
             success=Success(

@@ -12,16 +12,8 @@ from logstitch.http import examples
 from logstitch.http.cursors import Cursors, Listing
 from logstitch.http.endpoints import About, Call, Endpoint, RequestBody, Success
 from logstitch.http.responses import Reply, page, resource, time_text
-from logstitch.http.schemas import (
-    CreateKeyBody,
-    KeyCreated,
-    KeyList,
-    KeyRevoked,
-    ProjectPageQuery,
-    ProjectQuery,
-    parse_uuid,
-    read_object,
-)
+from logstitch.http.schemas.common import ProjectPageQuery, ProjectQuery, parse_uuid, read_object
+from logstitch.http.schemas.keys import CreateKeyBody, KeyCreated, KeyList, KeyRevoked
 from logstitch.http.services import Services
 
 

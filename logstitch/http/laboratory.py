@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pydantic import TypeAdapter
 
-from logstitch import times
-from logstitch.actors.messages import MeasureRule, RuleDraft
-from logstitch.errors import Detail, InvalidRequest
+from logstitch.actors.messages import MeasureRule
+from logstitch.errors import InvalidRequest
 from logstitch.http import examples
 from logstitch.http.cursors import Cursors, Listing
 from logstitch.http.endpoints import About, Call, Endpoint, RequestBody, Success
+from logstitch.http.redaction import draft_of
 from logstitch.http.responses import Reply, resource
-from logstitch.http.schemas import CreateRuleBody, MeasureRuleBody, ProjectQuery, RuleMeasured, read_as
+from logstitch.http.schemas.common import ProjectQuery, read_as, read_dates
+from logstitch.http.schemas.laboratory import MeasureRuleBody, RuleMeasured
 from logstitch.http.services import Services
-from logstitch.redaction.definitions import Behavior, RuleType
 
 _MEASURE: TypeAdapter[MeasureRuleBody] = TypeAdapter(MeasureRuleBody)
 
@@ -28,8 +28,10 @@ class Laboratory:
     async def measure(self, call: Call, body: bytes) -> Reply:
         """``POST /api/v1/redaction/rules/test``."""
         wanted, project = read_as(_MEASURE, body), call.in_project
-        draft = _draft(wanted["rule"])
-        start_ms, end_ms = _dates(wanted)
+        draft = draft_of(wanted["rule"]["name"], wanted["rule"])
+        start_ms, end_ms, details = read_dates(wanted.get("start_date"), wanted.get("end_date"))
+        if details:
+            raise InvalidRequest(details=details)
         listing = Listing.of_trial(project, draft, start_ms, end_ms)
         after = self._cursors.event(listing, wanted.get("cursor"))
         effect = await self._laboratory.ask(
@@ -46,34 +48,6 @@ class Laboratory:
             "has_more": effect.next is not None,
         }
         return resource(call.request_id, fields)
-
-
-def _draft(rule: CreateRuleBody) -> RuleDraft:
-    return RuleDraft(
-        rule["name"],
-        RuleType(rule["type"]),
-        rule.get("pattern"),
-        tuple(rule.get("fields", ())),
-        Behavior(rule.get("behavior", Behavior.REPLACE)),
-        enabled=True,
-    )
-
-
-def _dates(wanted: MeasureRuleBody) -> tuple[int | None, int | None]:
-    """Both bounds, in milliseconds. Raises ``InvalidRequest`` that names the bad ones."""
-    details = []
-    bounds: list[int | None] = []
-    for name, text, parse in (
-        ("start_date", wanted.get("start_date"), times.parse_start),
-        ("end_date", wanted.get("end_date"), times.parse_end),
-    ):
-        try:
-            bounds.append(None if text is None else parse(text))
-        except ValueError as error:
-            details.append(Detail(name, str(error)))
-    if details:
-        raise InvalidRequest(details=details)
-    return bounds[0], bounds[1]
 
 
 def endpoints(services: Services) -> tuple[Endpoint, ...]:

@@ -19,7 +19,8 @@ from logstitch.http.endpoints import About, Call, Endpoint, ResponseHeader, Succ
 from logstitch.http.errors import HEADERS_TOO_LARGE, TABLE, Meaning
 from logstitch.http.responses import Reply
 from logstitch.http.roles import Kind
-from logstitch.http.schemas import AnyObject, ErrorBody, NoQuery
+from logstitch.http.schemas.common import AnyObject, NoQuery
+from logstitch.http.schemas.errors import ErrorBody
 
 PATH = "/api/v1/openapi.json"
 _REF = "#/components/schemas/{model}"
@@ -31,7 +32,9 @@ Send audit events, list them, say what must not be stored of them, manage keys a
 
 **Credentials.** `Authorization: Bearer <key>`. A master key (`mk_…`) stands for the whole organization, a project key
 (`pk_…`) for one project. A master key names the project with the header `X-Project-Id` or the query parameter
-`project_id`; it may leave that out where the organization has one project only.
+`project_id`; it may leave that out where the organization has one project only. A viewer token (`vt_…`) is made by a
+project key for one of its tenants, lives a day at most, and may be handed to that tenant's browser: it reads the
+tenant's events and nothing else, without the fields that its tier hides.
 
 **Answers** are JSON objects with a `request_id`, which is also in the header `X-Request-Id`. Times are ISO 8601 in UTC
 with milliseconds. An answer that is no success has the form `{"error": {"code", "message", "details"?},
@@ -78,6 +81,7 @@ def document(endpoints: Iterable[Endpoint], title: str = "LogStitch") -> dict[st
             "securitySchemes": {
                 "masterKey": {"type": "http", "scheme": "bearer", "description": "A master key, `mk_…`"},
                 "projectKey": {"type": "http", "scheme": "bearer", "description": "A project key, `pk_…`"},
+                "viewerToken": {"type": "http", "scheme": "bearer", "description": "A viewer token, `vt_…`"},
             },
         },
     }
@@ -88,7 +92,7 @@ def error_codes(endpoint: Endpoint) -> list[str]:
     codes = {"validation_error", "headers_too_large", "internal_error", "unavailable", *endpoint.errors}
     if not endpoint.is_public:
         codes |= {"unauthorized", "invalid_api_key", "key_revoked"}
-        if endpoint.about is not About.NO_PROJECT or endpoint.roles < {Kind.MASTER, Kind.PROJECT}:
+        if endpoint.about is not About.NO_PROJECT or not endpoint.roles >= {Kind.MASTER, Kind.PROJECT, Kind.VIEWER}:
             codes.add("forbidden")
         if endpoint.about is not About.NO_PROJECT or "{" in endpoint.path:
             codes.add("not_found")
@@ -148,7 +152,7 @@ def _operation(endpoint: Endpoint, schemas: Mapping[Any, Any]) -> dict[str, Any]
     if endpoint.is_public:
         operation["security"] = []
     else:
-        schemes = {Kind.MASTER: "masterKey", Kind.PROJECT: "projectKey"}
+        schemes = {Kind.MASTER: "masterKey", Kind.PROJECT: "projectKey", Kind.VIEWER: "viewerToken"}
         operation["security"] = [{schemes[kind]: []} for kind in Kind if kind in endpoint.roles]
     return operation
 

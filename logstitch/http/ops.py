@@ -19,7 +19,8 @@ from logstitch.http import examples
 from logstitch.http.endpoints import Call, Endpoint, Success
 from logstitch.http.errors import TABLE, envelope
 from logstitch.http.responses import Reply, resource
-from logstitch.http.schemas import ActorTreeAnswer, AnyText, HealthAnswer
+from logstitch.http.schemas.common import AnyText
+from logstitch.http.schemas.ops import ActorTreeAnswer, HealthAnswer
 from logstitch.http.services import Health
 
 
@@ -112,7 +113,12 @@ class _ActorNumbers(Collector):
             oldest.add_metric((kind,), max(actor.oldest_age for actor in members))
             restarts.add_metric((kind,), sum(actor.restarts for actor in members))
             rejected.add_metric((kind,), sum(actor.rejected for actor in members))
-        return iter((states, waiting, oldest, restarts, rejected))
+        lag = GaugeMetricFamily(
+            "logstitch_evaluator_lag_events",
+            "Events that the evaluators at work here have still to look at.",
+            value=sum(actor.gauges.get("lag", 0) for members in kinds.values() for actor in members),
+        )
+        return iter((states, waiting, oldest, restarts, rejected, lag))
 
 
 _DATABASE = {

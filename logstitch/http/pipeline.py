@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import trio
 
+from logstitch.actors.messages.viewers import Viewer
 from logstitch.errors import Unavailable
 from logstitch.http import auth
 from logstitch.http.bodies import Body, Budget, ClientGone, Receive
@@ -17,7 +18,7 @@ from logstitch.http.endpoints import About, Call, Endpoint
 from logstitch.http.errors import BodyTimeout, reply_to
 from logstitch.http.requests import RequestHead
 from logstitch.http.responses import Reply
-from logstitch.http.schemas import ProjectQuery, check
+from logstitch.http.schemas.common import ProjectQuery, check
 from logstitch.http.services import Limits, Services
 
 BELIEVED_SECONDS = 0.2
@@ -92,18 +93,20 @@ class Pipeline:
     async def _admit(self, exchange: Exchange, endpoint: Endpoint, path: Mapping[str, str], deadline: float) -> Call:
         """What the head alone decides. Raises the errors of ``auth`` and ``InvalidRequest`` on the query."""
         head, services = exchange.head, self._services
-        principal = project = None
+        caller = project = None
         if not endpoint.is_public:
             if services is None:
                 raise TypeError("an endpoint that asks for a credential needs services")
-            principal = await auth.authenticate(services, endpoint, head, deadline - trio.current_time())
+            caller = await auth.authenticate(services, endpoint, head, deadline - trio.current_time())
         parameters = None if head.query_string else endpoint.without_query
         if parameters is None:
             parameters = check(endpoint.query, head.query())
-        if principal is not None and services is not None and endpoint.about is not About.NO_PROJECT:
+        if caller is not None and services is not None and endpoint.about is not About.NO_PROJECT:
             named = parameters.project_id if isinstance(parameters, ProjectQuery) else None
             project = await auth.project_of(
-                services, endpoint.about, principal, head, named, deadline - trio.current_time()
+                services, endpoint.about, caller, head, named, deadline - trio.current_time()
             )
             exchange.project = None if project is None else str(project.id)
-        return Call(head, path, principal, project, parameters, deadline)
+        if isinstance(caller, Viewer):
+            return Call(head, path, None, project, parameters, deadline, caller)
+        return Call(head, path, caller, project, parameters, deadline)

@@ -11,7 +11,8 @@ from logstitch.http import examples
 from logstitch.http.cursors import Cursors, Listing
 from logstitch.http.endpoints import Call, Endpoint, RequestBody, Success
 from logstitch.http.responses import Reply, page, resource, time_text
-from logstitch.http.schemas import CreateProjectBody, PageQuery, ProjectAnswer, ProjectList, read_object
+from logstitch.http.schemas.common import PageQuery, read_object
+from logstitch.http.schemas.projects import CreateProjectBody, ProjectAnswer, ProjectList
 from logstitch.http.services import Services
 
 

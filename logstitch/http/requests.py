@@ -30,6 +30,7 @@ class RequestHead:
             which no strict reader of a single value takes.
         request_id: ``req_`` and a ULID.
         received_at_ms: when the head arrived, Unix time.
+        address: the client's, as it connected; empty where it has none.
     """
 
     method: str
@@ -37,6 +38,7 @@ class RequestHead:
     headers: Mapping[bytes, bytes]
     request_id: str
     received_at_ms: int
+    address: str = ""
 
     def query(self) -> dict[str, str]:
         """The query parameters. Raises ``InvalidRequest`` for one that is repeated or is not text."""
@@ -71,6 +73,12 @@ def join_headers(pairs: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
         for name, value in pairs:
             headers[name] = headers[name] + b"," + value if name in headers else value
     return headers
+
+
+def address_of(scope: Scope) -> str:
+    """The address that the client connected from; empty for a client of a Unix socket. Behind a proxy it is that."""
+    client = scope.get("client")
+    return str(client[0]) if client and client[0] else ""
 
 
 def path_of(scope: Scope) -> str:

@@ -82,6 +82,21 @@ class Services:
     """Answers ``ListEvents`` and ``GetEvent``."""
     laboratory: Asks
     """Answers ``MeasureRule``."""
+    alerts: Asks
+    """Answers ``ListAlertRules``, ``CreateAlertRule``, ``UpdateAlertRule``, ``DeleteAlertRule``, ``ListAlerts``,
+    ``GetAlert`` and ``SetAlertStatus``."""
+    timemachine: Asks
+    """Answers ``ReplayRule``."""
+    webhooks: Asks
+    """Answers ``CreateWebhook``, ``UpdateWebhook``, ``DeleteWebhook``, ``RotateSecret``, ``GetWebhook``,
+    ``ListWebhooks``, ``ListDeliveries``, ``SendTest`` and ``RetryDelivery``."""
+    viewers: Asks
+    """Answers ``AuthenticateViewer``, ``MintViewerToken``, ``ListTiers``, ``CreateTier``, ``UpdateTier`` and
+    ``DeleteTier``."""
+    streams: Asks
+    """Answers ``SubmitStreamEvents`` and ``GetStreamInfo``."""
+    claimer: Asks
+    """Answers ``ClaimStream``."""
     cursor_key: bytes = field(repr=False)
     """Shared by all processes of a deployment; at least 32 random bytes."""
     limits: Limits = Limits()

@@ -9,6 +9,12 @@ The search knows at any moment up to which place in the order it has seen everyt
 what lies before that place and goes on there with the next page, so it neither skips nor repeats. The time is looked
 at after every body that was searched, for one may have megabytes. Of those large bodies one at a time is held, and a
 page ends when it has ``PAGE_BYTES``, before what is beyond is read.
+
+For who is not shown everything (a ``View``) there is the walk alone, along the one tenant's events: indexes know of all
+tenants and of all fields, and what they have of what is hidden would show in the time that they take, and in pages that
+end early. Every event that passes the columns is searched as it is shown, whether its hidden fields hold the words or
+not. So what a search takes, and how far it comes, depends on how many events there are and how long they are; a page
+that is cut for its bytes or its time is cut by what is shown, and beyond ``MOST_READ`` only by what is not.
 """
 
 from __future__ import annotations
@@ -19,9 +25,12 @@ from itertools import islice, takewhile
 from typing import Final, NamedTuple, Protocol
 from unicodedata import is_normalized
 
+import orjson
+
 from logstitch.search import blocks, terms
 from logstitch.search.segments import Layout, Place, Span, Steps, Unit, Window, best_first, tsquery
 from logstitch.search.volumes import Blocks, Volumes
+from logstitch.viewing.tiers import View
 
 WALK_EVENTS: Final = 1000
 """Events to walk along before anything else, about a millisecond. It is also what every answer advances by at least,
@@ -47,6 +56,8 @@ VERIFY_EVENTS: Final = 64
 many from then on. Long ones are read one by one."""
 PAGE_BYTES: Final = 4 * 1024 * 1024
 """Bodies of one page; a page of one event may have more."""
+MOST_READ: Final = 32 * 1024 * 1024
+"""Bodies that are read for one page of which a view may leave little: about half a second."""
 BUDGET_SECONDS: Final = 1.5
 """For one page. Far beyond what any single filter takes; a search that needs more is answered in parts."""
 
@@ -126,6 +137,8 @@ class Query:
 
     ``facets``: the untagged-by-segment lexemes of the filter, one group a filter, one member of each group must be
     present. ``words``: each must begin a word. ``checked``: the source's columns hold back events (else each is a hit).
+    ``view``: what is shown of them, to somebody who is not shown everything; the source's columns are the view's as
+    well.
     """
 
     project_no: int
@@ -134,6 +147,12 @@ class Query:
     facets: tuple[tuple[bytes, ...], ...] = ()
     words: tuple[bytes, ...] = ()
     checked: bool = False
+    view: View | None = None
+
+    @property
+    def along_only(self) -> bool:
+        """Whether no index is to be asked: there is nothing to look up, or nobody may know what it took."""
+        return self.view is not None or not (self.facets or self.words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,12 +214,12 @@ class _Search:
         elif not query.checked:
             events = self.wanted
         hits, rest = self._walk(window, events)
-        if not query.facets and not query.words:
-            # A pattern that too many actions match: there is nothing to look up.
+        if query.along_only:
+            # A view, or a pattern that too many actions match.
             while rest is not None and len(hits) < self.wanted and self.clock() < self.deadline:
                 more, rest = self._walk(rest, longest)
                 hits += more
-        if rest is None or len(hits) >= self.wanted or not (query.facets or query.words):
+        if rest is None or len(hits) >= self.wanted or query.along_only:
             return hits[: self.wanted], rest
         spans = best_first(self.source.spans(), rest)
         if 0 < (events := self._promising(events, len(hits), spans, rest)) <= longest:
@@ -401,18 +420,26 @@ class _Search:
             for hit in some:
                 body = bodies[hit.seq]
                 text = self.source.text(hit.seq) if body.text is None else body.text
-                if self._matches(text):
+                if (found := self._found(body, text)) is not None:
                     if body.text is not None:
-                        self.known[hit.seq] = body
+                        self.known[hit.seq] = found
                     elif self.room > 0:
-                        self.room -= body.size
-                        self.known[hit.seq] = Body(body.size, text)
+                        self.room -= found.size
+                        self.known[hit.seq] = found
                     passed.append(hit)
                     if len(passed) >= wanted:
                         break
                 if self._late():
                     return passed, hit.place
         return passed, None
+
+    def _found(self, body: Body, text: str) -> Body | None:
+        """The body as it is shown, if it holds the words so."""
+        view = self.query.view
+        if view is None:
+            return Body(body.size, text) if self._matches(text) else None
+        event = view.strip(orjson.loads(text))
+        return _written(event) if terms.matches_event(event, self.query.words) else None
 
     def _matches(self, body: str) -> bool:
         # Most bodies are told apart without being parsed. Where normalizing changes nothing, folding goes character by
@@ -428,6 +455,8 @@ class _Search:
 
     def _bodies(self, hits: Sequence[Hit]) -> tuple[str, ...]:
         """The bodies of the first hits: of one at least, and of as many as fit a page."""
+        if self.query.view is not None:
+            return self._shown(hits, self.query.view)
         missing = [hit.seq for hit in hits if hit.seq not in self.known]
         known = {**self.known, **self.source.bodies(missing)} if missing else self.known
         texts: list[str] = []
@@ -439,3 +468,29 @@ class _Search:
                 break
             texts.append(self.source.text(hit.seq) if body.text is None else body.text)
         return tuple(texts)
+
+    def _shown(self, hits: Sequence[Hit], view: View) -> tuple[str, ...]:
+        """The same as a viewer sees them."""
+        unknown = [hit.seq for hit in hits if hit.seq not in self.known]
+        missing = self.source.bodies(unknown) if unknown else {}
+        texts: list[str] = []
+        room, reading = PAGE_BYTES, MOST_READ
+        for hit in hits:
+            shown = self.known.get(hit.seq)
+            if shown is None:
+                body = missing[hit.seq]
+                reading -= body.size
+                if texts and reading < 0:
+                    break
+                text = self.source.text(hit.seq) if body.text is None else body.text
+                shown = _written(view.strip(orjson.loads(text)))
+            room -= shown.size
+            if texts and room < 0:
+                break
+            texts.append(shown.text or "")
+        return tuple(texts)
+
+
+def _written(event: Mapping[str, object]) -> Body:
+    text = orjson.dumps(event)
+    return Body(len(text), text.decode())

@@ -92,7 +92,12 @@ def query_words(text: str) -> list[bytes]:
 
 def matches(body: bytes, wanted: Sequence[bytes]) -> bool:
     """Whether every one of the query's words is a word of the event or the beginning of one."""
-    text = _text_of(orjson.loads(body))
+    return matches_event(orjson.loads(body), wanted)
+
+
+def matches_event(event: Mapping[str, object], wanted: Sequence[bytes]) -> bool:
+    """The same for the parsed event."""
+    text = _text_of(event)
     if len(text) > MAX_PIECE:  # More than one piece, and maybe more words than count.
         present = b"\n".join(_distinct(text, MAX_WORDS))
         separator = b"\n"

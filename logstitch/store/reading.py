@@ -34,7 +34,8 @@ Row = tuple[int, UUID, int]
 class Columns:
     """What an event's columns must be; ``None`` lets anything pass.
 
-    ``actions``: one of these. ``action_like``: a LIKE pattern, where there are too many to name.
+    ``actions``: one of these. ``action_like``: a LIKE pattern, where there are too many to name. ``shown_categories``
+    and ``shown_actions`` (LIKE patterns) are what the reader is shown at all, whatever else is asked for: one of these.
     """
 
     tenant_no: int | None = None
@@ -45,6 +46,8 @@ class Columns:
     category: str | None = None
     target_id: str | None = None
     target_type: str | None = None
+    shown_categories: tuple[str, ...] | None = None
+    shown_actions: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,26 @@ def find_actions(conn: Connection, project_no: int, pattern: str, limit: int, he
 def find_event(conn: Connection, project_no: int, event_id: UUID) -> str | None:
     """The body of one event."""
     row = conn.execute(_sql.find_event, {"project_no": project_no, "id": event_id}).fetchone()
+    return None if row is None else str(row[0])
+
+
+def find_shown_event(
+    conn: Connection,
+    project_no: int,
+    event_id: UUID,
+    tenant_id: str,
+    categories: Sequence[str] | None,
+    actions: Sequence[str] | None,
+) -> str | None:
+    """The body of one event of a tenant, if its category is one of these and its action LIKE one of those."""
+    values = {
+        "project_no": project_no,
+        "id": event_id,
+        "tenant_id": tenant_id,
+        "shown_categories": _list(categories),
+        "shown_actions": _list(actions),
+    }
+    row = conn.execute(_sql.find_shown_event, values).fetchone()
     return None if row is None else str(row[0])
 
 
@@ -184,13 +207,19 @@ def _look(
 def _parameters(project_no: int, columns: Columns, within: Range) -> dict[str, object]:
     return asdict(columns) | {
         "project_no": project_no,
-        "actions": None if columns.actions is None else list(columns.actions),
+        "actions": _list(columns.actions),
+        "shown_categories": _list(columns.shown_categories),
+        "shown_actions": _list(columns.shown_actions),
         "low": _moment(within.low_ms),
         "low_id": within.low_id,
         "high": _moment(within.high_ms),
         "high_id": within.high_id,
         "newest_first": within.newest_first,
     }
+
+
+def _list(values: Sequence[str] | None) -> list[str] | None:
+    return None if values is None else list(values)
 
 
 def _row(seq: int, occurred_at: datetime, event_id: UUID) -> Row:

@@ -65,3 +65,11 @@ def master(anyone: Client, world: World, organization: Organization) -> Client:
 def producer(anyone: Client, world: World, organization: Organization, project: Project) -> Client:
     """A client with a key of ``project``."""
     return anyone.with_key(world.key(organization, project))
+
+
+@pytest.fixture
+async def viewer(producer: Client) -> Client:
+    """A client with a viewer token for the tenant acme, minted by ``producer``."""
+    minted = await producer.post("/api/v1/viewer-tokens", {"tenant_id": "acme"})
+    token: str = minted.json()["token"]
+    return producer.with_key(token)

@@ -15,7 +15,7 @@ from trio.testing import MockClock
 from logstitch import metrics
 from logstitch.actors.messages import Authenticate, KeyType, Project, SubmitEvents
 from logstitch.errors import ActorDown, DatabaseUnavailable, Draining, MailboxFull, Unavailable
-from logstitch.http import events, examples
+from logstitch.http import examples, intake
 from logstitch.http.api import App, create_app
 from logstitch.http.bodies import Budget
 from logstitch.http.pipeline import BELIEVED_SECONDS
@@ -255,14 +255,14 @@ async def test_while_a_big_body_is_checked_others_are_answered(
 ) -> None:
     began, answered = threading.Event(), threading.Event()
     others_were_answered: list[bool] = []
-    read = events._read
+    read = intake._read
 
     def slow(body: bytes, now_ms: int) -> Any:
         began.set()
         others_were_answered.append(answered.wait(5))
         return read(body, now_ms)
 
-    monkeypatch.setattr(events, "_read", slow)
+    monkeypatch.setattr(intake, "_read", slow)
 
     async def send() -> None:
         big = padded(Limits().thread_bytes)
@@ -280,13 +280,13 @@ async def test_while_a_big_body_is_checked_others_are_answered(
 
 async def test_small_bodies_do_not_pay_for_a_thread(producer: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[int] = []
-    read = events._read
+    read = intake._read
 
     def note(body: bytes, now_ms: int) -> Any:
         threads.append(threading.get_ident())
         return read(body, now_ms)
 
-    monkeypatch.setattr(events, "_read", note)
+    monkeypatch.setattr(intake, "_read", note)
 
     assert (await producer.request("POST", "/api/v1/events", body=padded(Limits().thread_bytes - 1))).status == 201
     assert threads == [threading.get_ident()]

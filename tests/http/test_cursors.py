@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64decode
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from string import ascii_letters, digits
@@ -15,10 +16,14 @@ from logstitch import times
 from logstitch.actors.messages import EventFilter, Order, Page, Position, Project
 from logstitch.errors import InvalidRequest
 from logstitch.http.cursors import Cursors, Listing
+from logstitch.viewing.tiers import Tier, View
 
 KEY = bytes(range(32))
 CURSORS = Cursors(KEY)
 PROJECT = Project(1, UUID(int=1), UUID(int=2), "p", datetime(2026, 1, 1, tzinfo=UTC))
+
+TIER = Tier(UUID(int=3), "n", None, None, (), datetime(2026, 1, 1, tzinfo=UTC))
+VIEWS = [View("t"), View("other"), View("t", TIER), View("t", replace(TIER, id=UUID(int=4)))]
 
 positions = st.builds(Position, st.integers(times.MIN_MS, times.MAX_MS), st.uuids())
 rows = st.builds(Page, st.datetimes(timezones=st.just(UTC)), st.uuids())
@@ -55,6 +60,18 @@ def test_a_cursor_is_safe_in_a_url_and_short(position: Position, listing: Listin
     assert cursor is not None
     assert len(cursor) == 56
     assert set(cursor) <= set(ascii_letters + digits + "-_")
+
+
+@given(st.lists(positions, min_size=2, max_size=20, unique=True), st.sampled_from([None, *VIEWS]))
+def test_a_cursor_does_not_say_where_it_stands(places: list[Position], view: View | None) -> None:
+    """Two cursors have no more in common than chance would have it, however near to each other their places are."""
+    listing = Listing.of_events(PROJECT, EventFilter(), Order.DESC, view)
+
+    sealed = [urlsafe_b64decode(CURSORS.after_event(listing, place) or "") for place in places]
+
+    for place, cursor in zip(places, sealed, strict=True):
+        assert place.id.bytes not in cursor
+    assert len({cursor[:8] for cursor in sealed}) == len(sealed)
 
 
 @given(positions, st.integers(0, 56 * 6 - 1))
@@ -114,6 +131,7 @@ def test_project_order_and_resource_are_sealed_in() -> None:
         Listing.of_events(PROJECT, EventFilter(), Order.ASC),
         Listing.of_events(PROJECT, EventFilter(), Order.DESC),
         Listing.of_events(other, EventFilter(), Order.ASC),
+        *(Listing.of_events(PROJECT, EventFilter(tenant_id="t"), Order.DESC, view) for view in (None, *VIEWS)),
         Listing.of_rows("keys", [PROJECT.id]),
         Listing.of_rows("keys", [PROJECT.id, None]),
         Listing.of_rows("keys", [other.id]),

@@ -101,6 +101,20 @@ async def test_actors_are_counted_by_kind(ops: Client, health: WellBeing) -> Non
     assert "logstitch_actor_restarts_total" not in text
 
 
+async def test_how_far_evaluators_are_behind_is_shown_and_summed_up(ops: Client, health: WellBeing) -> None:
+    health.all = [
+        replace(actor_health("evaluator/1"), gauges={"lag": 40, "leads": 1}),
+        replace(actor_health("evaluator/2"), gauges={"lag": 2, "leads": 1}),
+        actor_health("keyring"),
+    ]
+
+    text = (await ops.get("/metrics")).body.decode()
+
+    assert "logstitch_evaluator_lag_events 42.0" in text
+    shown = (await ops.get("/health/actors/evaluator/1")).json()
+    assert shown["actor"]["gauges"] == {"lag": 40, "leads": 1}
+
+
 async def test_the_connections_to_the_database_are_numbers(ops: Client, health: WellBeing) -> None:
     health.numbers = {"slots": 8, "in_flight": 3, "waiting": 2, "errors": 5}
 

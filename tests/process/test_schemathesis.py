@@ -17,9 +17,9 @@ NOT_JUDGED = "positive_data_acceptance"
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("credential", ["project", "master"])
+@pytest.mark.parametrize("credential", ["project", "master", "viewer"])
 def test_every_answer_is_one_that_the_document_promises(service: Service, tmp_path: Path, credential: str) -> None:
-    key = service.project_key if credential == "project" else service.master_key
+    key = _credential(service, credential)
     done = subprocess.run(
         [
             str(Path(sysconfig.get_path("scripts"), "schemathesis")),
@@ -44,3 +44,11 @@ def test_every_answer_is_one_that_the_document_promises(service: Service, tmp_pa
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-1000:]
     with service.ops() as ops:
         assert 'status="500"' not in ops.get("/metrics").text
+
+
+def _credential(service: Service, kind: str) -> str:
+    if kind == "viewer":
+        with service.client() as client:
+            token: str = client.post("/api/v1/viewer-tokens", json={"tenant_id": "acme"}).json()["token"]
+        return token
+    return service.project_key if kind == "project" else service.master_key

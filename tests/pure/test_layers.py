@@ -13,11 +13,17 @@ PACKAGE = Path(__file__).resolve().parents[2] / "logstitch"
 
 # app and cli, and what the command line's subcommands are made of
 TOP = frozenset(f"logstitch.{name}" for name in ("app", "cli", "__main__", "verify", "workers"))
-KERNEL = frozenset(f"logstitch.actors.{name}" for name in ("mailbox", "supervisor", "backoff", "health", "directory"))
-ENGINES = frozenset(f"logstitch.{name}" for name in ("redaction", "detection", "evidence", "search"))
+KERNEL = frozenset(
+    f"logstitch.actors.{name}"
+    for name in ("mailbox", "supervisor", "backoff", "health", "directory", "leases", "child", "queueing")
+)
+ENGINES = frozenset(
+    f"logstitch.{name}" for name in ("redaction", "detection", "evidence", "search", "viewing", "webhooks")
+)
 SERVER = frozenset({"quart", "quart_trio", "hypercorn", "werkzeug"})
 SQL = frozenset({"psycopg", "psycopg_pool"})
-IO = frozenset({"trio", "httpx"}) | SERVER | SQL
+HTTP = frozenset({"httpx", "httpcore"})
+IO = frozenset({"trio"}) | HTTP | SERVER | SQL
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +36,35 @@ class Layer:
 
 LAYERS = {
     "top": Layer(
-        frozenset({"top", "http", "domain", "messages", "kernel", "recording", "store", "engines", "loadtest", "base"}),
+        frozenset(
+            {
+                "top",
+                "http",
+                "domain",
+                "messages",
+                "kernel",
+                "recording",
+                "store",
+                "egress",
+                "engines",
+                "loadtest",
+                "base",
+            }
+        ),
         frozenset(),
     ),
     "http": Layer(frozenset({"http", "messages", "engines", "base"}), SQL),
-    "domain": Layer(frozenset({"kernel", "messages", "recording", "store", "engines", "base"}), SERVER | SQL),
-    "messages": Layer(frozenset({"kernel", "engines", "base"}), IO),
+    "domain": Layer(
+        frozenset({"kernel", "messages", "recording", "store", "egress", "engines", "base"}), SERVER | SQL | HTTP
+    ),
+    "messages": Layer(frozenset({"messages", "kernel", "engines", "base"}), IO),
     "kernel": Layer(frozenset({"kernel", "base"}), IO - {"trio"}),
     "recording": Layer(frozenset({"recording", "store", "engines", "base"}), IO),  # one transaction, for several actors
-    "store": Layer(frozenset({"store", "base"}), SERVER | {"httpx"}),
+    "store": Layer(frozenset({"store", "base"}), SERVER | HTTP),
+    "egress": Layer(frozenset({"egress", "base"}), SERVER | SQL),  # requests to where customers say, through one guard
     "engines": Layer(frozenset({"engines", "base"}), IO),
     "loadtest": Layer(frozenset({"loadtest", "base"}), SERVER | SQL),  # a client: it knows the service by its API alone
+    "client": Layer(frozenset({"client"}), SERVER | SQL | {"trio"}),  # for other people's programs: light, and alone
     "base": Layer(frozenset({"base"}), IO),  # model, errors, config and the small modules beside them
 }
 HANDLERS_MAY_HOLD = frozenset({"logstitch.actors.mailbox", "logstitch.actors.messages", "logstitch.actors.health"})
@@ -54,7 +78,7 @@ def layer(module: str) -> str:
         return "top"
     if two in ENGINES:
         return "engines"
-    if two in ("logstitch.http", "logstitch.recording", "logstitch.store", "logstitch.loadtest"):
+    if two in tuple(f"logstitch.{name}" for name in ("http", "recording", "store", "egress", "loadtest", "client")):
         return parts[1]
     if two == "logstitch.actors":
         if three == "logstitch.actors.messages":
@@ -124,6 +148,10 @@ def test_imports_go_downward_only() -> None:
         ("logstitch.actors.mailbox", "from logstitch.store.database import Database"),
         ("logstitch.actors.messages", "from logstitch.store.keys import KeyRow"),
         ("logstitch.store.events", "from logstitch.redaction import engine"),
+        ("logstitch.actors.webhooks", "import httpx"),  # past the guard
+        ("logstitch.egress.client", "from logstitch.store import events"),
+        ("logstitch.egress.line", "from logstitch.actors.messages import Webhook"),
+        ("logstitch.http.events", "from logstitch.egress.client import Sender"),
         ("logstitch.evidence.merkle", "import trio"),
         ("logstitch.model", "from logstitch.evidence import merkle"),
         ("logstitch.errors", "if TYPE_CHECKING:\n    import trio"),
@@ -143,6 +171,8 @@ def test_what_the_table_forbids_is_found(module: str, source: str) -> None:
         ("logstitch.actors.ingest", "from logstitch.recording.commit import GroupCommit"),
         ("logstitch.actors.ingest", "from logstitch.store import projects"),
         ("logstitch.recording.commit", "from logstitch.store import events"),
+        ("logstitch.actors.webhooks", "from logstitch.egress.client import Sender"),
+        ("logstitch.egress.line", "import httpcore, trio"),
         ("logstitch.store.database", "import psycopg, trio"),
         ("logstitch.app", "from logstitch.actors.ingest import Ingest"),
     ],

@@ -9,7 +9,8 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -23,6 +24,7 @@ from logstitch.actors.messages import EventFilter, Order, Position
 from logstitch.actors.reader import list_events
 from logstitch.search.segments import SEGMENT_BITS, SEGMENT_EVENTS, Layout
 from logstitch.store import queries, reading
+from logstitch.viewing.tiers import Tier, View
 from tests.support.postgres import Databases
 from tests.support.stored import AT, an_event, request, store
 
@@ -227,6 +229,41 @@ def test_a_page_touches_what_it_holds(
     # Every row may lie on a page of its own, and every statement descends a few trees.
     assert plans.buffers <= 2 * case.rows + 60 * plans.statements + 500, plans
     assert found > 0 or name in ("actor, none", "target, one", "tenant and action, small")
+
+
+TIER = Tier(
+    UUID(int=1),
+    "t",
+    ("access", "security"),
+    ("doc.*", "billing.*"),
+    ("metadata.note",),
+    datetime(2026, 1, 1, tzinfo=UTC),
+)
+SHOWN = {
+    "nothing": EventFilter(),
+    "action, rare": EventFilter(action="billing.refunded"),
+    "glob": EventFilter(action="doc.*"),
+    "actor, none": EventFilter(actor_id="nobody"),
+    "search, none": EventFilter(words=(b"hippo",)),
+}
+
+
+@pytest.mark.parametrize("order", list(Order))
+@pytest.mark.parametrize("name", SHOWN)
+def test_under_a_view_a_page_walks_along_the_tenants_own_events(
+    conn: psycopg.Connection[TupleRow], name: str, order: Order
+) -> None:
+    """Given a tenant of a two-hundredth of the half of a project, then no other's events are touched, whatever is
+    asked for."""
+    ExplainingCursor.plans = plans = Plans()
+    asked = replace(request(SHOWN[name], project_no=2, order=order, limit=PAGE), view=View("t7", TIER))
+    list_events(conn, asked, budget=1e9, layout=LAYOUT)
+    conn.rollback()
+
+    assert plans.sequential <= {"tenants"}
+    assert plans.indexes <= {"events_tenant_time", "events_pkey", "tenants_project_no_tenant_id_key"}
+    assert plans.rows <= 2 * EVENTS // 500
+    assert plans.buffers <= 2 * plans.rows + 60 * plans.statements + 500, plans
 
 
 @pytest.mark.parametrize("order", list(Order))

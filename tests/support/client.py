@@ -55,7 +55,7 @@ class Documented:
         resource = Resource.from_contents(self.document, default_specification=DRAFT202012)
         self._registry = Registry().with_resource("urn:openapi", resource)
         self._routes = [
-            (re.compile(re.sub(r"\\\{path\\\}", ".+", re.escape(path)).replace(r"\{id\}", "[^/]+")), path)
+            (re.compile(re.sub(r"\\\{\w+\\\}", "[^/]+", re.sub(r"\\\{path\\\}", ".+", re.escape(path)))), path)
             for path in sorted(self.document["paths"], key=lambda path: "{" in path)  # exact paths first
         ]
 

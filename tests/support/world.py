@@ -74,6 +74,10 @@ from logstitch.redaction.laboratory import Experiment
 from logstitch.redaction.rules import DEFAULT_BUILTINS, BuiltinState, check_rule
 from logstitch.search.terms import matches
 from logstitch.store.redaction import RuleRow
+from tests.support.alerts_world import AlertsWorld
+from tests.support.streams_world import StreamsWorld
+from tests.support.viewers_world import ViewersWorld
+from tests.support.webhooks_world import WebhooksWorld
 
 R = TypeVar("R")
 Row = TypeVar("Row", Key, Project)
@@ -131,6 +135,10 @@ class World:
         self.rules: dict[int, RuleBook] = {}
         self.asked: list[Ask[Any]] = []
         self.now = NOW
+        self.alerts = AlertsWorld(self._later, lambda no: [e.event for e in self.events if e.project_no == no])
+        self.webhooks = WebhooksWorld(self._later)
+        self.viewers = ViewersWorld(self._later, lambda: self.now, self._minter)
+        self.streams = StreamsWorld(self._later)
         self.most_tried = 100
         """Events that one trial of a rule looks at."""
         self._interrupt: Callable[[Ask[Any]], Awaitable[None]] | None = None
@@ -213,11 +221,21 @@ class World:
                 return self._list(message)
             case MeasureRule():
                 return self._measure(message)
-            case GetEvent(project_no, id):
+            case GetEvent(project_no, id, view):
                 for stored in self.events:
-                    if (stored.project_no, stored.id) == (project_no, id):
-                        return stored.body
+                    if (stored.project_no, stored.id) == (project_no, id) and (
+                        view is None or view.shows(stored.event)
+                    ):
+                        return stored.body if view is None else view.strip_text(stored.body)
                 raise NotFound("There is no such event.")
+        if (answer := self.alerts.answer(message)) is not NotImplemented:
+            return answer
+        if (answer := self.webhooks.answer(message)) is not NotImplemented:
+            return answer
+        if (answer := self.viewers.answer(message)) is not NotImplemented:
+            return answer
+        if (answer := self.streams.answer(message)) is not NotImplemented:
+            return answer
         raise TypeError(f"nobody answers {type(message).__name__}")
 
     def _authenticate(self, digest: bytes) -> Principal:
@@ -229,6 +247,13 @@ class World:
                 project = next((p for p in organization.projects if p.id == stored.key.project_id), None)
                 return Principal(stored.key.id, stored.key.type, organization.id, organization.plan, project)
         raise InvalidApiKey("This key is not known.")
+
+    def _minter(self, key_id: UUID) -> tuple[Project, bool] | None:
+        for stored in self.keys:
+            if stored.key.id == key_id:
+                project = next((p for p in stored.organization.projects if p.id == stored.key.project_id), None)
+                return None if project is None else (project, stored.key.revoked_at is not None)
+        return None
 
     def _revoke(self, message: RevokeKey) -> Key:
         for stored in self.keys:
@@ -245,7 +270,11 @@ class World:
         raise NotFound("There is no such key.")
 
     def _list(self, message: ListEvents) -> EventPage:
-        events = [e for e in self.events if e.project_no == message.project_no and _fits(e, message.filter)]
+        view = message.view
+        events = [e for e in self.events if e.project_no == message.project_no]
+        if view is not None:
+            events = [replace(e, event=view.strip(e.event)) for e in events if view.shows(e.event)]
+        events = [e for e in events if _fits(e, message.filter)]
         newest_first = message.order is Order.DESC
         events.sort(key=StoredEvent.place, reverse=newest_first)
         if message.after is not None:
@@ -362,6 +391,12 @@ class Stage:
             redaction=WorldRedaction(self),
             reader=actor,
             laboratory=actor,
+            alerts=actor,
+            timemachine=actor,
+            webhooks=actor,
+            viewers=actor,
+            streams=actor,
+            claimer=actor,
             cursor_key=CURSOR_KEY,
             limits=limits or Limits(),
             now_ms=lambda: NOW_MS,
@@ -432,7 +467,7 @@ def _page(rows: Sequence[Row], limit: int, after: Page | None) -> tuple[tuple[Ro
 
 def _fits(stored: StoredEvent, wanted: EventFilter) -> bool:
     event = stored.event
-    actor, target = event["actor"], event.get("target", {})
+    actor, target = {"id": None, "type": None} | event["actor"], event.get("target", {})
     exact = (
         (wanted.tenant_id, event["tenant_id"]),
         (wanted.actor_id, actor["id"]),

@@ -27,6 +27,14 @@ SELECT count(*)::int, coalesce(array_agg(action) FILTER (WHERE action LIKE %(pat
 -- name: find_event
 SELECT body FROM events WHERE project_no = %(project_no)s AND id = %(id)s;
 
+-- The same for who may not see all of them: no body is read that is not shown.
+-- name: find_shown_event
+SELECT body FROM events
+WHERE project_no = %(project_no)s AND id = %(id)s
+  AND tenant_no = (SELECT tenant_no FROM tenants WHERE project_no = %(project_no)s AND tenant_id = %(tenant_id)s)
+  AND (%(shown_categories)s::text[] IS NULL OR category = ANY (%(shown_categories)s))
+  AND (%(shown_actions)s::text[] IS NULL OR action LIKE ANY (%(shown_actions)s));
+
 -- How long a body is stands beside it: octet_length reads none.
 -- name: find_bodies
 SELECT seq, octet_length(body), CASE WHEN octet_length(body) <= %(short)s::int THEN body END
@@ -54,6 +62,8 @@ SELECT seq, occurred_at, id, passes, walked FROM (
         AND (%(category)s::text IS NULL OR category = %(category)s)
         AND (%(target_id)s::text IS NULL OR target_id = %(target_id)s)
         AND (%(target_type)s::text IS NULL OR target_type = %(target_type)s)
+        AND (%(shown_categories)s::text[] IS NULL OR category = ANY (%(shown_categories)s))
+        AND (%(shown_actions)s::text[] IS NULL OR action LIKE ANY (%(shown_actions)s))
     , false) AS passes
     FROM (
         SELECT seq, occurred_at, id, tenant_no, actor_id, actor_type, action, category, target_id, target_type FROM events
@@ -78,6 +88,8 @@ SELECT seq, occurred_at, id, passes, walked FROM (
         AND (%(category)s::text IS NULL OR category = %(category)s)
         AND (%(target_id)s::text IS NULL OR target_id = %(target_id)s)
         AND (%(target_type)s::text IS NULL OR target_type = %(target_type)s)
+        AND (%(shown_categories)s::text[] IS NULL OR category = ANY (%(shown_categories)s))
+        AND (%(shown_actions)s::text[] IS NULL OR action LIKE ANY (%(shown_actions)s))
     , false) AS passes
     FROM (
         SELECT seq, occurred_at, id, tenant_no, actor_id, actor_type, action, category, target_id, target_type FROM events
@@ -102,6 +114,8 @@ SELECT seq, occurred_at, id, passes, walked FROM (
         AND (%(category)s::text IS NULL OR category = %(category)s)
         AND (%(target_id)s::text IS NULL OR target_id = %(target_id)s)
         AND (%(target_type)s::text IS NULL OR target_type = %(target_type)s)
+        AND (%(shown_categories)s::text[] IS NULL OR category = ANY (%(shown_categories)s))
+        AND (%(shown_actions)s::text[] IS NULL OR action LIKE ANY (%(shown_actions)s))
     , false) AS passes
     FROM (
         SELECT seq, occurred_at, id, tenant_no, actor_id, actor_type, action, category, target_id, target_type FROM events
@@ -126,6 +140,8 @@ SELECT seq, occurred_at, id, passes, walked FROM (
         AND (%(category)s::text IS NULL OR category = %(category)s)
         AND (%(target_id)s::text IS NULL OR target_id = %(target_id)s)
         AND (%(target_type)s::text IS NULL OR target_type = %(target_type)s)
+        AND (%(shown_categories)s::text[] IS NULL OR category = ANY (%(shown_categories)s))
+        AND (%(shown_actions)s::text[] IS NULL OR action LIKE ANY (%(shown_actions)s))
     , false) AS passes
     FROM (
         SELECT seq, occurred_at, id, tenant_no, actor_id, actor_type, action, category, target_id, target_type FROM events
@@ -156,6 +172,8 @@ WHERE project_no = %(project_no)s
   AND (%(category)s::text IS NULL OR category = %(category)s)
   AND (%(target_id)s::text IS NULL OR target_id = %(target_id)s)
   AND (%(target_type)s::text IS NULL OR target_type = %(target_type)s)
+  AND (%(shown_categories)s::text[] IS NULL OR category = ANY (%(shown_categories)s))
+  AND (%(shown_actions)s::text[] IS NULL OR action LIKE ANY (%(shown_actions)s))
 ORDER BY CASE WHEN %(newest_first)s THEN occurred_at END DESC, CASE WHEN %(newest_first)s THEN id END DESC,
          occurred_at, id
 LIMIT %(limit)s;
@@ -185,6 +203,8 @@ WHERE project_no = %(project_no)s
   AND (%(category)s::text IS NULL OR category = %(category)s)
   AND (%(target_id)s::text IS NULL OR target_id = %(target_id)s)
   AND (%(target_type)s::text IS NULL OR target_type = %(target_type)s)
+  AND (%(shown_categories)s::text[] IS NULL OR category = ANY (%(shown_categories)s))
+  AND (%(shown_actions)s::text[] IS NULL OR action LIKE ANY (%(shown_actions)s))
 ORDER BY CASE WHEN %(newest_first)s THEN occurred_at END DESC, CASE WHEN %(newest_first)s THEN id END DESC,
          occurred_at, id
 LIMIT %(limit)s;
@@ -210,6 +230,8 @@ WHERE project_no = %(project_no)s
   AND (%(category)s::text IS NULL OR category = %(category)s)
   AND (%(target_id)s::text IS NULL OR target_id = %(target_id)s)
   AND (%(target_type)s::text IS NULL OR target_type = %(target_type)s)
+  AND (%(shown_categories)s::text[] IS NULL OR category = ANY (%(shown_categories)s))
+  AND (%(shown_actions)s::text[] IS NULL OR action LIKE ANY (%(shown_actions)s))
 ORDER BY CASE WHEN %(newest_first)s THEN occurred_at END DESC, CASE WHEN %(newest_first)s THEN id END DESC,
          occurred_at, id
 LIMIT %(limit)s;

@@ -1,0 +1,128 @@
+"""Events, as they are looked for and shown. Those that are sent are :mod:`logstitch.model`'s."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from logstitch.http.schemas.common import (
+    CLOSED,
+    Cursor,
+    EventId,
+    HasMore,
+    ProjectPageQuery,
+    RequestId,
+    TimeText,
+    end_of,
+    start_of,
+)
+from logstitch.model import MAX_PAGE, ActorTypeName, CategoryName
+
+
+class EventListQuery(ProjectPageQuery):
+    """Which events."""
+
+    tenant_id: Annotated[
+        str | None,
+        Field(
+            min_length=1, max_length=256, description="Exactly this tenant. With a viewer token it makes no difference."
+        ),
+    ] = None
+    actor_id: Annotated[str | None, Field(min_length=1, max_length=256, description="Exactly this actor.")] = None
+    actor_type: Annotated[ActorTypeName | None, Field(description="This kind of actor.")] = None
+    action: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=128,
+            description="Exactly this action, or a glob: `*` stands for any run of characters, dots included.",
+            examples=["user.role.*"],
+        ),
+    ] = None
+    category: Annotated[CategoryName | None, Field(description="This category.")] = None
+    target_id: Annotated[str | None, Field(min_length=1, max_length=256, description="Exactly this target.")] = None
+    target_type: Annotated[str | None, Field(min_length=1, max_length=128, description="This kind of target.")] = None
+    start_date: Annotated[str | None, start_of("occurred_at")] = None
+    end_date: Annotated[str | None, end_of("occurred_at")] = None
+    search: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=512,
+            description="Words or beginnings of words that the action and the string values must all have, "
+            "in any letter case.",
+            examples=["invoice over"],
+        ),
+    ] = None
+    order: Annotated[
+        Literal["desc", "asc"], Field(description="By `occurred_at`, then `id`: newest first, or oldest first.")
+    ] = "desc"
+
+
+class EventsCreated(TypedDict):
+    """What became of the events that were sent."""
+
+    __pydantic_config__ = CLOSED  # type: ignore[misc]
+
+    ids: Annotated[list[EventId], Field(min_length=1, max_length=100, description="One id an event, in their order.")]
+    redacted_count: Annotated[int, Field(ge=0, description="How many field values redaction changed; not in replays.")]
+    request_id: RequestId
+
+
+# A redaction rule on a field replaces its whole value, so a section may come back as a string.
+Section = Annotated[
+    dict[str, Any] | str, Field(description="As sent, save what redaction changed and a viewer's tier hides")
+]
+
+
+class Redaction(TypedDict):
+    """One value that redaction changed before the event was stored."""
+
+    __pydantic_config__ = CLOSED  # type: ignore[misc]
+
+    field: Annotated[str, Field(examples=["metadata.card"])]
+    rules: Annotated[list[str], Field(min_length=1, examples=[["builtin_credit_card"]])]
+
+
+class Event(TypedDict):
+    """A stored event. What was not sent is not there."""
+
+    __pydantic_config__ = CLOSED  # type: ignore[misc]
+
+    id: EventId
+    action: str
+    category: CategoryName
+    actor: Section
+    tenant_id: str
+    target: NotRequired[Section]
+    context: NotRequired[Section]
+    metadata: NotRequired[Section]
+    changes: NotRequired[
+        Annotated[list[Any] | str, Field(description="As sent, save what redaction changed and a viewer's tier hides")]
+    ]
+    idempotency_key: NotRequired[str]
+    occurred_at: TimeText
+    received_at: TimeText
+    content_hash: Annotated[
+        str, Field(pattern="^[0-9a-f]{64}$", description="SHA-256 that the tenant's log commits to, in hex.")
+    ]
+    redactions: NotRequired[Annotated[list[Redaction], Field(description="For master and project keys.")]]
+
+
+class EventAnswer(Event):
+    """One event."""
+
+    request_id: RequestId
+
+
+class EventList(TypedDict):
+    """One page of events. It may hold fewer than `limit` although there are more."""
+
+    __pydantic_config__ = CLOSED  # type: ignore[misc]
+
+    events: Annotated[list[Event], Field(max_length=MAX_PAGE)]
+    cursor: Cursor
+    has_more: HasMore
+    request_id: RequestId

@@ -1,0 +1,1 @@
+"""What a viewer token is, and what its holder is shown."""
