@@ -16,6 +16,7 @@ import random
 import re
 import shutil
 import socket
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -339,6 +340,64 @@ def send_to_others(sender: Sender, secrets: Canaries) -> None:
         assert sender.send(where, "POST", target, wrong, key=master) == 400
 
 
+def send_to_streams(sender: Sender, secrets: Canaries) -> None:
+    """Anonymous events, which only built-in rules look at, and a claim that makes them the project's."""
+    token = str(uuid.UUID(int=secrets.rng.getrandbits(128), version=4))
+    stream = f"/api/v1/streams/{token}/events"
+    kinds = ("card", "spaced_card", "wide_card", "hidden_card", "ssn", "aws", "jwt", "bearer", "api_key")
+    for kind in kinds:
+        where = f"stream, {kind}"
+        one = event(metadata={"a": getattr(secrets, kind)(where), getattr(secrets, kind)(where): [1]})
+        assert sender.send(where, "POST", stream, one, key=None) == 201, sender.answers[-1]
+        wrong = {**one, getattr(secrets, kind)(f"bad {where}"): 1}
+        assert sender.send(f"bad {where}", "POST", stream, wrong, key=None) == 400
+        sender.send(f"bad token, {kind}", "POST", f"/api/v1/streams/{quote(getattr(secrets, kind)(where))}/events", one)
+    assert sender.send("stream, info", target=f"/api/v1/streams/{token}/info", key=None) == 200
+    claim = {"token": token, "project_id": sender.service.project_id}
+    master = sender.service.master_key
+    for name in ("token", "project_id"):
+        wrong = {**claim, name: secrets.pick(f"claim, {name}")}
+        assert sender.send(f"claim, bad {name}", "POST", "/api/v1/streams/claim", wrong, key=master) == 400
+    assert sender.send("claim", "POST", "/api/v1/streams/claim", claim, key=master) == 200
+    # The stream's token is a secret, too, once it is not in the request's own path.
+    secrets.remember("stream token", token)
+
+
+def send_to_alerts(sender: Sender, secrets: Canaries) -> None:
+    """Alerts about actors whose ids were taken out, and whatever is refused about rules, webhooks, tokens and tiers."""
+    master, failed = sender.service.master_key, {"action": "auth.failed"}
+    for _ in range(5):
+        where = "who failed to log in"
+        assert (
+            sender.send(where, "POST", EVENTS, event(**failed, actor={"id": secrets.card(where), "type": "user"}))
+            == 201
+        )
+    wait_until(lambda: sender.send("alerts", target="/api/v1/alerts") == 200 and sender.last()["alerts"], seconds=30)
+    assert sender.last()["alerts"][0]["group_key"] == "[REDACTED]"
+    rule = {"name": "r", "action_pattern": "*", "threshold": 5, "window_seconds": 60, "group_by": "actor_id"}
+    for path, good in (
+        ("/api/v1/alerts/rules", {**rule, "severity": "low"}),
+        ("/api/v1/alerts/rules/test", {"rule": {**rule, "severity": "low"}}),
+        ("/api/v1/webhooks", {"url": "https://example.com/hook"}),
+        ("/api/v1/tiers", {"name": "t", "hidden_fields": ["metadata.a"]}),
+    ):
+        for name in good:
+            where = f"{path}, bad {name}"
+            if name != "name":
+                assert sender.send(where, "POST", path, {**good, name: [secrets.pick(where)]}, key=master) == 400, where
+            assert sender.send(where, "POST", path, {**good, secrets.pick(where): 1}, key=master) == 400, where
+    for url in ("http://{}/", "https://{}@example.com/", "https://10.0.0.1/{}", "ftp://example.com/{}"):
+        where = f"webhook {url}"
+        wrong = {"url": url.format(quote(secrets.pick(where)))}
+        assert sender.send(where, "POST", "/api/v1/webhooks", wrong, key=master) == 400, where
+    token = {"tenant_id": "acme", "tier": secrets.pick("tier of a token")}
+    assert sender.send("tier of a token", "POST", "/api/v1/viewer-tokens", token) == 400
+    for prefix in ("vt_", "vt_eyJhbGciOiJIUzI1NiJ9."):
+        where = f"viewer token, {prefix}"
+        headers = {"Authorization": f"Bearer {prefix}{quote(secrets.pick(where))}"}
+        assert sender.send(where, key=None, headers=headers) == 401
+
+
 def send_while_backends_end(sender: Sender, secrets: Canaries, database: str) -> None:
     """Events whose transactions are cut in the middle, as often as it happens."""
     with psycopg.connect(database, autocommit=True) as conn:
@@ -442,6 +501,8 @@ def swept(*command: str, whole: bool) -> tuple[list[Finding], Canaries]:
         send_bad_bodies(sender, secrets)
         send_bad_requests(sender, secrets)
         send_to_others(sender, secrets)
+        send_to_streams(sender, secrets)
+        send_to_alerts(sender, secrets)
         if whole:
             send_while_backends_end(sender, secrets, database)
             fill_a_part(sender, secrets)

@@ -38,6 +38,10 @@ class Canaries:
     rng: random.Random
     all: list[Canary] = field(default_factory=list)
 
+    def remember(self, kind: str, text: str) -> None:
+        """A secret that was sent already, and must be found nowhere from the start."""
+        self._add(kind, text, (text,), kind)
+
     def _add(self, kind: str, text: str, marks: Iterable[str], where: str) -> str:
         self.all.append(Canary(kind, text, tuple(marks), where))
         return text
