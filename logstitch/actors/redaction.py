@@ -35,6 +35,7 @@ from logstitch.actors.messages import (
     TryRules,
     UpdateRule,
 )
+from logstitch.actors.slicing import in_turns
 from logstitch.errors import Detail, InvalidRequest, LogStitchError, Unavailable
 from logstitch.ids import UlidMint
 from logstitch.model import IncomingEvent
@@ -139,7 +140,7 @@ class Redaction:
         await self._finish(envelope, redact_requests(envelope.message.requests, rules), rules.version)
 
     async def _finish(self, envelope: Envelope[RedactEvents], work: Work, version: int) -> None:
-        results = await _in_turns(envelope, work)
+        results = await in_turns(envelope, work)
         if results is not None:
             envelope.reply(_redacted(version, results))
 
@@ -219,7 +220,7 @@ class Redaction:
     async def _try(self, envelope: Envelope[TryRules], request: TryRules) -> None:
         book = await self._read_book()
         trial = await trio.to_thread.run_sync(Trial, book, request.rules, limiter=self._trial_thread)
-        results = await _in_turns(envelope, slices([request.event], trial.rules))
+        results = await in_turns(envelope, slices([request.event], trial.rules))
         if results is not None:
             envelope.reply(trial.outcome(results[0]))
 
@@ -267,20 +268,6 @@ def redact_requests(requests: Sequence[Sequence[IncomingEvent]], rules: RuleSet)
         if len(requests) > 1:
             yield
     return results
-
-
-async def _in_turns(envelope: Envelope[Any], work: Work) -> list[Result] | None:
-    """The results of the work, with a turn for others between its slices; None when nobody waits for them any more."""
-    while not envelope.abandoned:
-        try:
-            next(work)
-        except StopIteration as done:
-            results: list[Result] = done.value
-            return results
-        await trio.lowlevel.checkpoint()
-    work.close()
-    envelope.refuse(Unavailable("Nobody waits for this any more."))
-    return None
 
 
 def _redacted(version: int, results: Sequence[Result]) -> Redacted:

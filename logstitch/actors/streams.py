@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 import structlog
 import trio
@@ -18,6 +18,7 @@ from logstitch import metrics
 from logstitch.actors.mailbox import Envelope, Mailbox
 from logstitch.actors.messages import Accepted
 from logstitch.actors.messages.streams import GetStreamInfo, StreamInfo, SubmitStreamEvents
+from logstitch.actors.slicing import in_turns
 from logstitch.errors import (
     DatabaseUnavailable,
     Forbidden,
@@ -190,7 +191,7 @@ class StreamIngest:
         """The request, redacted and encoded; None where nobody waits for it any more."""
         request = envelope.message
         work = slices([event.raw for event in request.events], stream_rules())
-        results = await _in_turns(envelope, work)
+        results = await in_turns(envelope, work)
         if results is None:
             return None
         for result in results:
@@ -243,20 +244,6 @@ def _encode(
         yield prepare_stream_event(
             incoming, result.event, result.changes, received_at_ms=request.received_at_ms, event_id=event_id
         )
-
-
-async def _in_turns(envelope: Envelope[Any], work: Generator[None, None, list[Redaction]]) -> list[Redaction] | None:
-    """The results of the work, with a turn for others between its slices; None when nobody waits for them any more."""
-    while not envelope.abandoned:
-        try:
-            next(work)
-        except StopIteration as done:
-            results: list[Redaction] = done.value
-            return results
-        await trio.lowlevel.checkpoint()
-    work.close()
-    envelope.refuse(Unavailable("Nobody waits for this any more."))
-    return None
 
 
 _REASONS: Final[dict[type[LogStitchError], str]] = {

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "logstitch"
 TOP = frozenset(f"logstitch.{name}" for name in ("app", "cli", "__main__", "verify", "workers"))
 KERNEL = frozenset(
     f"logstitch.actors.{name}"
-    for name in ("mailbox", "supervisor", "backoff", "health", "directory", "leases", "child", "queueing")
+    for name in ("mailbox", "supervisor", "backoff", "health", "directory", "leases", "child", "queueing", "slicing")
 )
 ENGINES = frozenset(
     f"logstitch.{name}" for name in ("redaction", "detection", "evidence", "search", "viewing", "webhooks")
