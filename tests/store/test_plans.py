@@ -231,6 +231,20 @@ def test_a_page_touches_what_it_holds(
     assert found > 0 or name in ("actor, none", "target, one", "tenant and action, small")
 
 
+@pytest.mark.parametrize("order", list(Order))
+@pytest.mark.parametrize("tenant_id", [None, "big"])
+def test_a_page_of_a_few_moments_does_not_go_on_behind_them(
+    conn: psycopg.Connection[TupleRow], tenant_id: str | None, order: Order
+) -> None:
+    """Given a page that the dates do not fill, then the walk ends with them, and not with the project."""
+    wanted = EventFilter(tenant_id=tenant_id, start_ms=AT + 50_000, end_ms=AT + 50_010)
+    plans, found = explain(conn, wanted, order, None)
+
+    assert 0 < found <= 30
+    assert plans.rows <= 2 * 30
+    assert plans.buffers <= 100
+
+
 TIER = Tier(
     UUID(int=1),
     "t",

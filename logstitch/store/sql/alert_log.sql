@@ -14,8 +14,8 @@ SELECT alert_id, rule_id, rule_name, severity, status, group_by, group_key, tena
        threshold, window_seconds, triggered_at, acknowledged_at, resolved_at
 FROM (
     SELECT * FROM alerts
-    WHERE (project_no, triggered_at, alert_id) >= (%(project_no)s::int, %(low)s::timestamptz, '00000000-0000-0000-0000-000000000000'::uuid)
-      AND (project_no, triggered_at, alert_id) < (%(project_no)s::int, %(high)s::timestamptz, %(high_id)s::uuid)
+    WHERE project_no = %(project_no)s AND triggered_at >= %(low)s::timestamptz
+      AND (triggered_at, alert_id) < (%(high)s::timestamptz, %(high_id)s::uuid)
     ORDER BY project_no DESC, triggered_at DESC, alert_id DESC
     LIMIT %(walk)s
 ) AS walked
@@ -27,34 +27,30 @@ LIMIT %(limit)s;
 
 -- name: end_of_newest
 SELECT triggered_at, alert_id FROM alerts
-WHERE (project_no, triggered_at, alert_id) >= (%(project_no)s::int, %(low)s::timestamptz, '00000000-0000-0000-0000-000000000000'::uuid)
-  AND (project_no, triggered_at, alert_id) < (%(project_no)s::int, %(high)s::timestamptz, %(high_id)s::uuid)
+WHERE project_no = %(project_no)s AND triggered_at >= %(low)s::timestamptz
+  AND (triggered_at, alert_id) < (%(high)s::timestamptz, %(high_id)s::uuid)
 ORDER BY project_no DESC, triggered_at DESC, alert_id DESC
 OFFSET %(walk)s::int - 1 LIMIT 1;
 
--- Those of one moment stand in that index in no order, so all of them are taken, or none.
 -- name: walk_fired
 SELECT alert_id, rule_id, rule_name, severity, status, group_by, group_key, tenant_id, event_count, event_ids,
        threshold, window_seconds, triggered_at, acknowledged_at, resolved_at
 FROM (
     SELECT * FROM alerts
-    WHERE (project_no, rule_id, group_key, triggered_at) >= (%(project_no)s::int, %(rule_id)s, %(group_key)s, %(low)s::timestamptz)
-      AND (project_no, rule_id, group_key, triggered_at) <= (%(project_no)s::int, %(rule_id)s, %(group_key)s, %(high)s::timestamptz)
-      AND (triggered_at < %(high)s::timestamptz OR alert_id < %(high_id)s::uuid)
-    ORDER BY project_no DESC, rule_id DESC, group_key DESC, triggered_at DESC
-    FETCH FIRST %(walk)s ROWS WITH TIES
+    WHERE project_no = %(project_no)s AND rule_id = %(rule_id)s AND group_key = %(group_key)s AND triggered_at >= %(low)s::timestamptz
+      AND (triggered_at, alert_id) < (%(high)s::timestamptz, %(high_id)s::uuid)
+    ORDER BY project_no DESC, rule_id DESC, group_key DESC, triggered_at DESC, alert_id DESC
+    LIMIT %(walk)s
 ) AS walked
 WHERE (%(status)s::text IS NULL OR status = %(status)s)
   AND (%(severity)s::text IS NULL OR severity = %(severity)s)
-ORDER BY project_no DESC, rule_id DESC, group_key DESC, triggered_at DESC
-FETCH FIRST %(limit)s ROWS WITH TIES;
+LIMIT %(limit)s;
 
 -- name: end_of_fired
-SELECT triggered_at, '00000000-0000-0000-0000-000000000000'::uuid FROM alerts
-WHERE (project_no, rule_id, group_key, triggered_at) >= (%(project_no)s::int, %(rule_id)s, %(group_key)s, %(low)s::timestamptz)
-  AND (project_no, rule_id, group_key, triggered_at) <= (%(project_no)s::int, %(rule_id)s, %(group_key)s, %(high)s::timestamptz)
-  AND (triggered_at < %(high)s::timestamptz OR alert_id < %(high_id)s::uuid)
-ORDER BY project_no DESC, rule_id DESC, group_key DESC, triggered_at DESC
+SELECT triggered_at, alert_id FROM alerts
+WHERE project_no = %(project_no)s AND rule_id = %(rule_id)s AND group_key = %(group_key)s AND triggered_at >= %(low)s::timestamptz
+  AND (triggered_at, alert_id) < (%(high)s::timestamptz, %(high_id)s::uuid)
+ORDER BY project_no DESC, rule_id DESC, group_key DESC, triggered_at DESC, alert_id DESC
 OFFSET %(walk)s::int - 1 LIMIT 1;
 
 -- name: find_alert

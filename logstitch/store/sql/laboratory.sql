@@ -10,8 +10,8 @@ SELECT id, occurred_at, convert_to(body, 'UTF8'), walked FROM (
            coalesce(sum(octet_length(body)) OVER (ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS before
     FROM (
         SELECT id, occurred_at, body FROM events
-        WHERE (project_no, occurred_at, id) >= (%(project_no)s::int, %(low)s::timestamptz, '00000000-0000-0000-0000-000000000000'::uuid)
-          AND (project_no, occurred_at, id) < (%(project_no)s::int, %(high)s::timestamptz, %(high_id)s::uuid)
+        WHERE project_no = %(project_no)s AND occurred_at >= %(low)s::timestamptz
+          AND (occurred_at, id) < (%(high)s::timestamptz, %(high_id)s::uuid)
         ORDER BY project_no DESC, occurred_at DESC, id DESC
         LIMIT %(events)s
     ) AS next

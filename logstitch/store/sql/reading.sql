@@ -1,7 +1,8 @@
 -- Reading events. The planner is left one way for each statement, because the wrong one costs a project's size:
 --
--- * walks are ranges of whole index keys in the order of the index (never an equality and an order, which a second
---   index could serve too), and sorting is switched off;
+-- * walks are ranges of an index in its order, and sorting is switched off. What they have in common is compared by
+--   itself and not as a part of the range: before version 18, PostgreSQL finds the end of a range by its first column
+--   only, and goes on through the project in search of what is not there;
 -- * look-ups stand behind OFFSET 0, which the planner does not push conditions through, so that only the one condition
 --   that its index serves is there to choose an index by;
 -- * sequential scans are switched off.
@@ -67,8 +68,9 @@ SELECT seq, occurred_at, id, passes, walked FROM (
     , false) AS passes
     FROM (
         SELECT seq, occurred_at, id, tenant_no, actor_id, actor_type, action, category, target_id, target_type FROM events
-        WHERE (project_no, occurred_at, id) >= (%(project_no)s::int, %(low)s::timestamptz, %(low_id)s::uuid)
-          AND (project_no, occurred_at, id) < (%(project_no)s::int, %(high)s::timestamptz, %(high_id)s::uuid)
+        WHERE project_no = %(project_no)s
+          AND (occurred_at, id) >= (%(low)s::timestamptz, %(low_id)s::uuid)
+          AND (occurred_at, id) < (%(high)s::timestamptz, %(high_id)s::uuid)
         ORDER BY project_no DESC, occurred_at DESC, id DESC
         LIMIT %(events)s
     ) AS next
@@ -93,8 +95,9 @@ SELECT seq, occurred_at, id, passes, walked FROM (
     , false) AS passes
     FROM (
         SELECT seq, occurred_at, id, tenant_no, actor_id, actor_type, action, category, target_id, target_type FROM events
-        WHERE (project_no, occurred_at, id) >= (%(project_no)s::int, %(low)s::timestamptz, %(low_id)s::uuid)
-          AND (project_no, occurred_at, id) < (%(project_no)s::int, %(high)s::timestamptz, %(high_id)s::uuid)
+        WHERE project_no = %(project_no)s
+          AND (occurred_at, id) >= (%(low)s::timestamptz, %(low_id)s::uuid)
+          AND (occurred_at, id) < (%(high)s::timestamptz, %(high_id)s::uuid)
         ORDER BY project_no, occurred_at, id
         LIMIT %(events)s
     ) AS next
@@ -119,8 +122,9 @@ SELECT seq, occurred_at, id, passes, walked FROM (
     , false) AS passes
     FROM (
         SELECT seq, occurred_at, id, tenant_no, actor_id, actor_type, action, category, target_id, target_type FROM events
-        WHERE (project_no, tenant_no, occurred_at, id) >= (%(project_no)s::int, %(tenant_no)s::int, %(low)s::timestamptz, %(low_id)s::uuid)
-          AND (project_no, tenant_no, occurred_at, id) < (%(project_no)s::int, %(tenant_no)s::int, %(high)s::timestamptz, %(high_id)s::uuid)
+        WHERE project_no = %(project_no)s AND tenant_no = %(tenant_no)s
+          AND (occurred_at, id) >= (%(low)s::timestamptz, %(low_id)s::uuid)
+          AND (occurred_at, id) < (%(high)s::timestamptz, %(high_id)s::uuid)
         ORDER BY project_no DESC, tenant_no DESC, occurred_at DESC, id DESC
         LIMIT %(events)s
     ) AS next
@@ -145,8 +149,9 @@ SELECT seq, occurred_at, id, passes, walked FROM (
     , false) AS passes
     FROM (
         SELECT seq, occurred_at, id, tenant_no, actor_id, actor_type, action, category, target_id, target_type FROM events
-        WHERE (project_no, tenant_no, occurred_at, id) >= (%(project_no)s::int, %(tenant_no)s::int, %(low)s::timestamptz, %(low_id)s::uuid)
-          AND (project_no, tenant_no, occurred_at, id) < (%(project_no)s::int, %(tenant_no)s::int, %(high)s::timestamptz, %(high_id)s::uuid)
+        WHERE project_no = %(project_no)s AND tenant_no = %(tenant_no)s
+          AND (occurred_at, id) >= (%(low)s::timestamptz, %(low_id)s::uuid)
+          AND (occurred_at, id) < (%(high)s::timestamptz, %(high_id)s::uuid)
         ORDER BY project_no, tenant_no, occurred_at, id
         LIMIT %(events)s
     ) AS next

@@ -55,7 +55,7 @@ CREATE TABLE alerts (
     UNIQUE (project_no, rule_id, seq)                  -- whatever else goes wrong, an event fires a rule once
 );
 CREATE INDEX alerts_newest ON alerts (project_no, triggered_at, alert_id);
-CREATE INDEX alerts_fired ON alerts (project_no, rule_id, group_key, triggered_at);
+CREATE INDEX alerts_fired ON alerts (project_no, rule_id, group_key, triggered_at, alert_id);
 
 CREATE TABLE webhooks (
     project_no       integer NOT NULL,
