@@ -55,14 +55,14 @@ def test_five_failed_logins_become_an_alert_and_a_signed_webhook(database_url: s
     assert started.startswith("LOGSTITCH_WEBHOOK_ALLOW=127.0.0.1/32 ops/run")
     port, printed = str(free_port()), tmp_path / "receiver"
     then = then.replace("8000 &", f"8000 > {printed} 2>&1 &").replace("8000", port)
+    then = then.replace("sleep 1\n", f"until grep -q listening {printed}; do sleep 0.1; done\n", 1)
     before, _, after = then.partition("sleep 1")
     look = after.partition("\n")[2]
     with running_service("--webhook-allow=127.0.0.1/32", database_url=database_url) as service:
         stored = typed(before + f"\necho $! > {tmp_path}/pid", service)
         try:
             assert stored.count('"ids"') == 5
-            # The receiver may have been slower to start than the alert was to fire; then it is tried again after 5 s.
-            wait_until(lambda: "alert.triggered" in printed.read_text(), seconds=20)
+            wait_until(lambda: "alert.triggered" in printed.read_text(), seconds=4)  # the next attempt would be after 5
         finally:
             os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
         (alert,) = json.loads(typed(look, service))["alerts"]
