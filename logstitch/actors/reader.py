@@ -1,8 +1,8 @@
 """Reader: one actor a process that answers reads of events, several at a time, so a slow search holds up no other.
 
-It owns no state but who waits. Projects take turns, so one that asks much waits for itself. Each question is one
-read-only transaction; what to look up next is decided by ``search.pages``, what a look-up costs by ``store.reading``,
-and here the two are put together.
+It owns no state but who waits. Projects take turns, and within one its keys and its tenants' viewers do (``Turns``), so
+whoever asks much waits for itself. Each question is one read-only transaction; what to look up next is decided by
+``search.pages``, what a look-up costs by ``store.reading``, and here the two are put together.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import trio
 
@@ -32,68 +32,157 @@ HOLD_SECONDS = 8.0
 CONCURRENCY = 5
 """Questions that are looked up at the same time: fewer than there are database connections, so that searches, however
 slow, leave some to those who write. One of them is kept for single events, which never wait behind searches."""
-MOST_OF_PROJECT = 2
-"""Pages of one project that are looked up at the same time."""
+MOST_OF_PROJECT = 3
+"""Pages of one project that are looked up at the same time: one less than there may be of all, for another project."""
+MOST_OF_KEYS = 2
+"""Of them, those that its keys asked for: one is left to viewers."""
+MOST_OF_VIEWERS = 2
+"""Of them, those that its viewers asked for: one is left to the keys."""
+MOST_OF_TENANT = 1
+"""Of them, those that the viewers of one tenant asked for: however slow, they leave one to those of another."""
 MOST_WAITING = 32
-"""Questions of one project, of each kind, that may wait: it must not fill the mailbox either."""
+"""Questions of a project's keys, of each kind, that may wait, and as many of its viewers: they must not fill the
+mailbox either."""
+MOST_WAITING_OF_TENANT = 8
+"""Of them, those of the viewers of one tenant. The last has its turn in 12 seconds, if each takes all its time."""
 MOST_WAITING_ALL = 256
 """The same of all projects together."""
+RETRY_SECONDS = 1
+"""When whoever may not wait may try again."""
 MOST_ACTIONS = 1000
 """Actions that a pattern may stand for in the inverted index. One that matches more is no rare one: then the events
 are walked along, and each one's action is compared with the pattern."""
 
 
-@dataclass(slots=True)
-class _Line:
-    """Questions of one kind that wait for one of ``slots``, the projects taking turns."""
+class Asker(Protocol):
+    """What the rule has to know of a question. ``Envelope`` is one."""
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+
+    def refuse(self, error: Exception) -> None:
+        """Answer with an error."""
+
+
+A = TypeVar("A", bound=Asker)
+Owner: TypeAlias = str | None
+"""Who asks within a project: all viewers of a tenant are one, and so are all the project's keys, which are ``None``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many may be looked up at the same time, see the constants."""
 
     slots: int
-    most_of_project: int
-    waiting: dict[int, deque[Envelope[Any]]] = field(default_factory=dict)
-    """By project, the one whose turn it is first; none is empty."""
-    running: Counter[int] = field(default_factory=Counter)
+    of_project: int = MOST_OF_PROJECT
+    of_keys: int = MOST_OF_KEYS
+    of_viewers: int = MOST_OF_VIEWERS
+    of_tenant: int = MOST_OF_TENANT
 
-    def add(self, envelope: Envelope[Any]) -> None:
-        """Queue a question, or refuse it when too many wait that somebody still waits for."""
-        if sum(map(len, self.waiting.values())) >= MOST_WAITING_ALL:
-            envelope.refuse(Unavailable("As many reads wait as may wait. Try again in a moment."))
-            return
-        queue = self.waiting.setdefault(envelope.message.project_no, deque())
-        if len(queue) >= MOST_WAITING:
-            for one in queue:
-                _drop_if_abandoned(one)
-            queue = self.waiting[envelope.message.project_no] = deque(one for one in queue if not one.answered)
-        if len(queue) >= MOST_WAITING:
-            envelope.refuse(Unavailable("As many reads of this project wait as may wait. Try again in a moment."))
+
+class Turns(Generic[A]):
+    """Whose question is looked up next: the projects take turns, and within a project its owners do.
+
+    The rule alone: it holds no clock, and looks nothing up.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._waiting: dict[int, dict[Owner, deque[A]]] = {}
+        """By project and owner, those whose turn it is first; none is empty."""
+        self._running: dict[int, Counter[Owner]] = {}
+
+    def add(self, project: int, owner: Owner, asker: A) -> None:
+        """Let it wait, or refuse it where as many wait as may. Those that were abandoned meanwhile make room."""
+        if not self._has_room(project, owner):
+            self._drop_abandoned()
+        if self._has_room(project, owner):
+            self._waiting.setdefault(project, {}).setdefault(owner, deque()).append(asker)
         else:
-            queue.append(envelope)
+            asker.refuse(
+                Unavailable("As many reads wait as may wait. Try again in a moment.", retry_after=RETRY_SECONDS)
+            )
 
-    def take(self) -> Envelope[Any] | None:
-        """The next question to look up: the first of the first project that has no more than its share running."""
-        while self.running.total() < self.slots:
-            project = next((one for one in self.waiting if self.running[one] < self.most_of_project), None)
-            if project is None:
-                return None
-            queue = self.waiting.pop(project)
-            envelope = queue.popleft()
-            if queue:
-                self.waiting[project] = queue  # behind the others
-            if not _drop_if_abandoned(envelope):
-                self.running[project] += 1
-                return envelope
-        return None
+    def begin(self) -> list[A]:
+        """Those whose turn has come, which are looked up from now on."""
+        self._drop_abandoned()
+        begun = []
+        while (turn := self._turn()) is not None:
+            project, owner = turn
+            begun.append(self._waiting[project][owner].popleft())
+            self._running.setdefault(project, Counter())[owner] += 1
+            self._go_behind(project, owner)
+        return begun
 
-    def done(self, project: int) -> None:
-        """One that was taken is answered."""
-        self.running[project] -= 1
-        if not self.running[project]:
-            del self.running[project]
+    def end(self, project: int, owner: Owner) -> None:
+        """One that was begun is answered. Whoever waits goes before who just had an answer."""
+        running = self._running[project]
+        running[owner] -= 1
+        if not running[owner]:
+            del running[owner]
+        if not running:
+            del self._running[project]
+        self._go_behind(project, owner)
+
+    def _turn(self) -> tuple[int, Owner] | None:
+        if sum(running.total() for running in self._running.values()) >= self._limits.slots:
+            return None
+        return next(
+            (
+                (project, owner)
+                for project, owners in self._waiting.items()
+                for owner in owners
+                if self._may(project, owner)
+            ),
+            None,
+        )
+
+    def _may(self, project: int, owner: Owner) -> bool:
+        """Whether one more of them may be looked up, if there is a slot."""
+        running = self._running.get(project, Counter())
+        if running.total() >= self._limits.of_project:
+            return False
+        if owner is None:
+            return running[None] < self._limits.of_keys
+        viewers = running.total() - running[None]
+        return viewers < self._limits.of_viewers and running[owner] < self._limits.of_tenant
+
+    def _has_room(self, project: int, owner: Owner) -> bool:
+        """Whether one more of them may wait."""
+        if sum(len(queue) for owners in self._waiting.values() for queue in owners.values()) >= MOST_WAITING_ALL:
+            return False
+        waiting = {one: len(queue) for one, queue in self._waiting.get(project, {}).items()}
+        if owner is None:
+            return waiting.get(None, 0) < MOST_WAITING
+        viewers = sum(waiting.values()) - waiting.get(None, 0)
+        return viewers < MOST_WAITING and waiting.get(owner, 0) < MOST_WAITING_OF_TENANT
+
+    def _drop_abandoned(self) -> None:
+        kept = {
+            project: {
+                owner: deque(one for one in queue if not _drop_if_abandoned(one)) for owner, queue in owners.items()
+            }
+            for project, owners in self._waiting.items()
+        }
+        kept = {project: {owner: queue for owner, queue in owners.items() if queue} for project, owners in kept.items()}
+        self._waiting = {project: owners for project, owners in kept.items() if owners}
+
+    def _go_behind(self, project: int, owner: Owner) -> None:
+        """Put a project behind the others, and its owner behind its others, where something of them still waits."""
+        owners = self._waiting.pop(project, {})
+        queue = owners.pop(owner, None)
+        if queue:
+            owners[owner] = queue
+        if owners:
+            self._waiting[project] = owners
 
 
-def _drop_if_abandoned(envelope: Envelope[Any]) -> bool:
-    if envelope.abandoned:
-        envelope.refuse(AskTimeout("Nobody waits for this any more."))
-    return envelope.answered
+def _drop_if_abandoned(asker: Asker) -> bool:
+    if not asker.abandoned:
+        return False
+    asker.refuse(AskTimeout("Nobody waits for this any more."))
+    return True
 
 
 class Reader:
@@ -101,28 +190,30 @@ class Reader:
 
     def __init__(self, database: Database, *, concurrency: int = CONCURRENCY) -> None:
         self._database = database
-        self._pages = _Line(max(1, concurrency - 1), MOST_OF_PROJECT)
-        self._single = _Line(1, 1)
+        self._pages = Turns[Envelope[Any]](Limits(slots=max(1, concurrency - 1)))
+        self._single = Turns[Envelope[Any]](Limits(slots=1))
 
     async def run(self, mailbox: Mailbox) -> None:
         """Answer until the mailbox is closed and empty."""
         async with trio.open_nursery() as nursery:
             async for envelope in mailbox:
                 match envelope.message:
-                    case ListEvents():
-                        self._pages.add(envelope)
-                    case GetEvent():
-                        self._single.add(envelope)
+                    case ListEvents() as asked:
+                        self._pages.add(asked.project_no, _owner(asked), envelope)
+                    case GetEvent() as asked:
+                        self._single.add(asked.project_no, _owner(asked), envelope)
                     case other:
                         envelope.refuse(TypeError(f"the reader was asked {type(other).__name__}"))
                 self._start(nursery, mailbox)
 
     def _start(self, nursery: trio.Nursery, mailbox: Mailbox) -> None:
-        for line in (self._single, self._pages):
-            while (envelope := line.take()) is not None:
-                nursery.start_soon(self._answer, envelope, line, nursery, mailbox)
+        for turns in (self._single, self._pages):
+            for envelope in turns.begin():
+                nursery.start_soon(self._answer, envelope, turns, nursery, mailbox)
 
-    async def _answer(self, envelope: Envelope[Any], line: _Line, nursery: trio.Nursery, mailbox: Mailbox) -> None:
+    async def _answer(
+        self, envelope: Envelope[Any], turns: Turns[Envelope[Any]], nursery: trio.Nursery, mailbox: Mailbox
+    ) -> None:
         try:
             if isinstance(envelope.message, ListEvents):
                 envelope.reply(await self._list(envelope.message))
@@ -133,7 +224,7 @@ class Reader:
             # would mend, and it would take the other questions with it.
             envelope.refuse(error)
         finally:
-            line.done(envelope.message.project_no)
+            turns.end(envelope.message.project_no, _owner(envelope.message))
             mailbox.progress()
         self._start(nursery, mailbox)
 
@@ -145,6 +236,10 @@ class Reader:
         if body is None:
             raise NotFound("There is no such event.")
         return body
+
+
+def _owner(asked: ListEvents | GetEvent) -> Owner:
+    return None if asked.view is None else asked.view.tenant_id
 
 
 def find_event(conn: Connection, request: GetEvent) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -14,10 +15,11 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from logstitch.actors.mailbox import Address
 from logstitch.actors.messages import EventFilter, EventPage, GetEvent, ListEvents, Order
-from logstitch.actors.reader import MOST_WAITING, Reader
+from logstitch.actors.reader import MOST_WAITING, MOST_WAITING_OF_TENANT, Reader
 from logstitch.actors.supervisor import open_supervisor
 from logstitch.errors import AskTimeout, DatabaseUnavailable, NotFound, Unavailable
 from logstitch.store.database import Database, open_database
+from logstitch.viewing.tiers import View
 from tests.actors.lifecycle import LIFECYCLE, Check, Subject
 from tests.support.stored import AT, Stored, an_event, request, store
 
@@ -117,8 +119,8 @@ async def test_a_slow_search_holds_up_no_other(autojump_clock: MockClock) -> Non
 
 
 async def test_projects_take_turns(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given a project with many searches, then it has two at a time, another's are next, and single events wait for
-    none of them."""
+    """Given a project whose key searches much, then it has two at a time, another's are next, and single events wait
+    for none of them."""
     order: list[int] = []
     gates: list[trio.Event] = []
 
@@ -141,7 +143,29 @@ async def test_projects_take_turns(autojump_clock: MockClock, monkeypatch: pytes
         for number in range(7):
             gates[number].set()
             await wait_all_tasks_blocked()
-        assert order == [1, 1, 2, 1, 2, 3, 1]
+        assert order == [1, 1, 2, 2, 3, 1, 1]
+
+
+async def test_slow_searches_of_a_tenant_hold_up_neither_another_nor_the_key(autojump_clock: MockClock) -> None:
+    """Given many slow searches of one tenant's viewers, then another tenant's and the key's are looked up at once, and
+    so are single events."""
+    slow = Slow(page(0), page(1), page(2), "the event", *map(page, range(4, 12)))
+    for gate in slow.gates[1:4]:
+        gate.set()
+    asked = request(EventFilter())
+    async with open_slow(slow, concurrency=4) as reader, trio.open_nursery() as nursery:
+        for _ in range(MOST_WAITING_OF_TENANT + 1):
+            nursery.start_soon(partial(reader.ask, replace(asked, view=View("big")), timeout=20))
+            await wait_all_tasks_blocked()
+        assert slow.calls == 1
+        with pytest.raises(Unavailable) as refused:
+            await reader.ask(replace(asked, view=View("big")), timeout=20)
+        assert refused.value.retry_after == 1
+        assert await reader.ask(replace(asked, view=View("small")), timeout=1) == page(1)
+        assert await reader.ask(asked, timeout=1) == page(2)
+        assert await reader.ask(GetEvent(1, uuid.uuid4(), View("small")), timeout=1) == "the event"
+        for gate in slow.gates:
+            gate.set()
 
 
 async def test_a_project_can_have_so_many_waiting(autojump_clock: MockClock) -> None:
@@ -157,7 +181,7 @@ async def test_a_project_can_have_so_many_waiting(autojump_clock: MockClock) -> 
             for number in range(MOST_WAITING + 1):
                 nursery.start_soon(ask, 5 if number == 7 else 20)
                 await wait_all_tasks_blocked()
-            with pytest.raises(Unavailable, match="this project"):
+            with pytest.raises(Unavailable, match="As many reads"):
                 await reader.ask(request(EventFilter()), timeout=20)
             await trio.sleep(6)
             nursery.start_soon(ask, 20)
