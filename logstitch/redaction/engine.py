@@ -12,7 +12,8 @@ Decisions where the contract is silent:
 * A rule on a whole ``actor`` or ``target`` leaves an object with ``id`` and ``type``, both redacted, since an event
   cannot be stored without them. Every other section, and every member, becomes the replacement itself.
 * Keys that redaction makes equal are told apart by a number: ``[REDACTED]``, ``[REDACTED] (2)``. No value is lost.
-* A key with a dot counts as several levels as well as one for a field path.
+* A key with a dot counts as several levels as well as one for a field path, and its value is below each of them: where
+  a path ends at one, the value is replaced as a whole.
 * A key of more than 64 parts, or one that would take too long to follow, is taken by a rule that might find it, where
   the event is looked at closely at all.
 * A record names a field by its redacted key, and parts over 200 characters are cut. From the 1,001st change of an

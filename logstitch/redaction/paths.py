@@ -1,7 +1,8 @@
 """Field paths: ``metadata.card``, ``changes.*.before``, ``metadata.**.ssn``.
 
 ``*`` is one level, ``**`` any number of levels, none included; at the end of a path ``**`` is everything below. A list
-item is one level, named by its index. A key that has dots in it is also found by the parts between its dots, and a key
+item is one level, named by its index. A key that has dots in it is also found by the parts between its dots, as if each
+were a level: a path that ends at one of them takes all that such a level would hold, and so the value of the key. A key
 is compared as it is, composed (NFC, as paths are), and as it is seen, folded.
 
 The paths are customers' and the keys are senders', so the work for one key is bounded: so many parts, so many places
@@ -31,6 +32,9 @@ MAX_STEPS: Final = 4096
 """Places over all parts of one key: 2 to 4 ms."""
 MAX_FOLDED: Final = 8192
 """Characters of a key that is not plain ASCII. No path is nearly as long."""
+
+_MOST_OF_PATTERN: Final = 500
+"""Characters of the names that one pattern looks for: about an instruction each."""
 
 
 class Node:
@@ -95,11 +99,13 @@ def start(root: Node) -> Nodes:
 
 
 def step(nodes: Nodes, key: str, budget: Budget | None = None) -> tuple[Nodes, int | None]:
-    """One level down: where the paths are now, and the first rule that has reached its end, or may have.
+    """One level down: where the paths are now, and the first rule that has reached its end, or may have. The end may be
+    at any part of a key with dots: the rest of the key and its value are below it.
 
     ``budget`` is told the steps that it took. It is for the caller to look at the clock after at most ``MAX_STEPS``.
     """
     found: dict[Node, None] = {}
+    ended: set[int] = set()
     steps = 0
     unsure: Nodes = ()
     for name in _spellings(key):
@@ -119,28 +125,38 @@ def step(nodes: Nodes, key: str, budget: Budget | None = None) -> tuple[Nodes, i
                     break
                 steps += len(now)
                 now = _one_level(now, part)
+                ended.update([node.rule for node in now if node.rule is not None])
             else:
                 found.update(dict.fromkeys(now))
     if len(found) > MAX_LIVE:
         unsure += tuple(found)
     if budget is not None:
         budget.steps += steps + (0 if key.isascii() else min(len(key), MAX_FOLDED) // 16)
-    rules = [node.rule for node in found if node.rule is not None]
-    if not rules and unsure:
-        rules = [node.first for node in unsure if node.first is not None]
-    return tuple(found), min(rules, default=None)
+    ended.update([node.rule for node in found if node.rule is not None])
+    if not ended and unsure:
+        ended.update([node.first for node in unsure if node.first is not None])
+    return tuple(found), min(ended, default=None)
 
 
 def key_patterns(paths: Iterable[str]) -> Iterator[str]:
-    """For each path a pattern (RE2) that matches the JSON of every event in which the path finds something.
+    """Patterns (RE2) one of which matches the JSON of every event in which one of these paths finds something.
 
-    Names in need of an escape, and keys that only look like the name, are for others to suspect.
+    Keys in need of an escape, and keys that only look like the name, are for others to suspect.
     """
+    names: dict[str, None] = {}
     for path in paths:
         parts = normalize("NFC", path).split(".")
-        last = max(i for i, part in enumerate(parts) if part not in ("*", "**") and not part.isdecimal())
-        # A key with dots may hold the rest of the path, too.
-        yield re2.escape(parts[last]) + ('":' if last == len(parts) - 1 else '(?:":|\\.)')
+        names[next(part for part in reversed(parts) if part not in ("*", "**") and not part.isdecimal())] = None
+    waiting = list(map(re2.escape, names))
+    while waiting:
+        # Names share what may follow them, which takes as many instructions as a name or two.
+        piece = [waiting.pop()]
+        size = len(piece[0])
+        while waiting and size + len(waiting[-1]) <= _MOST_OF_PATTERN:
+            piece.append(waiting.pop())
+            size += len(piece[-1])
+        # A key with dots may go on. What is a value ends with no colon, whatever it says.
+        yield f'(?:{"|".join(piece)})(?:\\.[^"\\\\]*)?":'
 
 
 def _mark(node: Node, rule: int) -> None:

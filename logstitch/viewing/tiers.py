@@ -5,10 +5,10 @@ a hidden field is no part of what is answered, and none of what is searched or f
 decided before a page is cut, in the look-up itself (``store.reading``); hidden fields are taken out of each event
 before it counts (``search.pages``).
 
-Paths are those of redaction's field rules. A list item that is hidden is gone, and those behind it move up. A section
-that is hidden is gone as a whole, but for the actor, whom every event has and who stays as ``{}``. A section that is
-too intricate to be looked through to the end is not shown at all, and neither is one of which redaction has left a
-text, when something in it is hidden.
+Paths are those of redaction's field rules, so ``metadata.ssn`` hides the key ``ssn.x`` too, as it hides all that is in
+``ssn``. A list item that is hidden is gone, and those behind it move up. A section that is hidden is gone as a whole,
+but for the actor, whom every event has and who stays as ``{}``. A section that is too intricate to be looked through to
+the end is not shown at all, and neither is one of which redaction has left a text, when something in it is hidden.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from logstitch.redaction import paths
 from logstitch.redaction.budget import REQUEST_GROWTH, OverBudget
 from logstitch.redaction.definitions import LIMIT
 from logstitch.redaction.engine import MAX_RECORD_BYTES, MAX_RECORDS, Change, RuleSet, redact, redact_batch, slices
@@ -445,6 +446,62 @@ R = "[REDACTED]"
 )
 def test_a_path_names_values(path: str, expected: Any) -> None:
     assert metadata(TREE, rules(on(path))) == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "taken"),
+    [
+        ("metadata.ssn", {"ssn.x", "ssn.", "ssn.x.y"}),
+        ("metadata.a.b", {"a.b.c", "a"}),
+        ("metadata.*.b", {"a.b.c", "a"}),
+        ("metadata.*.*.c", {"a.b.c"}),
+        ("metadata.**.b", {"a.b.c", "a"}),
+        ("metadata.a.**", {"a.b.c", "a"}),
+        ("metadata.ssn.x.y.w", set()),
+        ("metadata.x", set()),
+        ("metadata.ss", set()),
+    ],
+)
+def test_a_path_that_ends_within_a_key_takes_its_value_as_it_takes_what_is_nested(path: str, taken: set[str]) -> None:
+    flat = {"ssn.x": 1, "ssn.": 2, "ssn.x.y": {"z": 3}, "a.b.c": 4, "a": {"b.d": 5}, "ssn_x": 6, ".ss": 7}
+
+    expected = {key: R if key in taken else value for key, value in flat.items()}
+    if "a" in taken:
+        expected["a"] = {"b.d": R}
+
+    assert metadata(flat, rules(on(path))) == expected
+
+
+@pytest.mark.parametrize(
+    "key", ["ssn.x", "ｓｓｎ.x", "s\u200bsn.x", "ssn．x", "ssn.é", 'ssn."', "ssn.\n", "ssn.a-b c", "ssn.日"]
+)
+def test_a_key_that_goes_on_is_suspected_alone(key: str) -> None:
+    assert metadata({key: "1h"}, rules(on("metadata.ssn"))) == {key: R}
+
+
+def test_of_rules_that_end_within_a_key_and_at_its_end_the_first_is_named() -> None:
+    for order in (("metadata.a.b", "metadata.a"), ("metadata.a", "metadata.a.b")):
+        result = redact({"metadata": {"a.b": 1}}, rules(*(on(path, id=path) for path in order)))
+
+        assert result.changes == (Change("metadata.a.b", (order[0],)),)
+
+
+def test_a_value_that_says_what_a_rule_looks_for_in_keys_is_not_looked_at_closely(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = [f"quite_a_long_name_{n}" for n in range(50)]
+    rule_set = rules(on(*(f"metadata.**.{name}" for name in names)), on("metadata.user"))
+    monkeypatch.setattr(paths, "step", None)
+    clean = {
+        "action": "user.login",
+        "metadata": {"a.x": "user.x quite_a_long_name_49.y", "users.x": ["user.quite_a_long_name_1."]},
+    }
+
+    assert redact(clean, rule_set).event is clean
+    monkeypatch.undo()
+    for name in [*names, "user"]:
+        for key in (name, f"{name}.x"):
+            assert metadata({"k": 1, key: 2}, rule_set) == {"k": 1, key: R}
 
 
 def test_a_key_is_found_by_what_it_looks_like() -> None:

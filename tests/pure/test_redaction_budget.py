@@ -247,6 +247,18 @@ def test_a_key_takes_little_time_whatever_the_paths(rules: RuleSet, key: str) ->
     assert max(times) < MOST
 
 
+def test_a_rule_that_ends_at_each_of_very_many_parts_takes_no_longer() -> None:
+    ended = on("metadata.**", "metadata.**.a", *(f"metadata.**{'.a' * n}" for n in range(2, 30)))
+    assert ended.root is not None
+    budget = Budget(Clock())
+    nodes, _ = paths.step(paths.start(ended.root), "metadata", budget)
+
+    for key in ("a." * 8_000, "a." * 1_000_000):
+        budget.steps = 0
+        assert paths.step(nodes, key, budget)[1] == 0
+        assert budget.steps <= paths.MAX_STEPS + 2 * paths.MAX_LIVE
+
+
 def test_what_a_key_takes_is_counted() -> None:
     budget = Budget(Clock())
     assert CROSSING.root is not None

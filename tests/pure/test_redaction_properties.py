@@ -103,6 +103,8 @@ PATHS = (
     "metadata.*.foo.*",
     "metadata.foo.bar",
     "metadata.foo.0",
+    "metadata.*.bar",
+    "metadata.**.foo.*.bar",
     "metadata.é",
     'metadata."',
     "changes.*.before",
@@ -116,8 +118,22 @@ PATHS = (
     "metadata.ABC",
 )
 
+DOTTED = (
+    "foo.x",
+    "bar.foo.0",
+    "foo.bar.",
+    ".foo",
+    'foo."',
+    "foo.é",
+    "secret.a-b c",
+    "é.x",
+    "ＡBC.x",
+    "foo․x",
+    "before.x",
+)
+
 texts = st.lists(st.sampled_from(PIECES), max_size=7).map("".join) | st.text(max_size=12)
-keys = st.sampled_from(("foo", "bar", "foo.bar", "secret", "ＡBC", "id", "**", "*", "0", "é", '"')) | texts
+keys = st.sampled_from(("foo", "bar", "foo.bar", "secret", "ＡBC", "id", "**", "*", "0", "é", '"', *DOTTED)) | texts
 numbers = (
     st.sampled_from((4111111111111111, -4111111111111111, 4111111111111111.0, 6304000000000000000, 4111111111111111.5))
     | st.integers(-(2**63), 2**63 - 1)

@@ -1,17 +1,20 @@
 """Redaction as the contract words it, with nothing done to be fast: every text of an event goes through every rule.
 
-What the engine does with scans, hits and copies on write must come to the same.
+What the engine does with scans, hits and copies on write must come to the same, and so must what it does with a tree
+of all field paths: here every path is tried on every place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from unicodedata import normalize
 
 from logstitch.redaction import paths
 from logstitch.redaction.behaviors import replace_value
 from logstitch.redaction.budget import Budget
 from logstitch.redaction.engine import Change, Redaction, RuleSet, number_text
+from logstitch.redaction.folding import fold
 from logstitch.redaction.texts import redact_text
 from logstitch.sections import SECTIONS
 
@@ -22,10 +25,61 @@ NAMES = {
 }
 
 
+def takes(path: Sequence[str], place: Sequence[str]) -> bool:
+    """Whether a field path, in parts, names the value at ``place``: the keys (and indexes) that lead to it.
+
+    Each key is one level, or as many as it has parts between dots; the value is below each level of its own key.
+    """
+    # Everything below: at least one level.
+    path = [*path, "*"] if path[-1] == "**" else list(path)
+    at = _with_none(path, {0})
+    ended = False
+    for key in place:
+        after: set[int] = set()
+        ended = False
+        for name in {key, normalize("NFC", key), fold(key)}:
+            for levels in ([name], name.split(".")):
+                here = at
+                for level in levels:
+                    here = _with_none(path, {n for i in here for n in _one_level(path, i, level)})
+                    ended = ended or len(path) in here
+                after |= here
+        at = after
+    return ended
+
+
+def _one_level(path: Sequence[str], at: int, level: str) -> Iterator[int]:
+    """How many parts of the path are behind after one level more, in each way there is."""
+    if at < len(path):
+        part = path[at]
+        if part == "**":
+            yield at
+        elif part in ("*", level):
+            yield at + 1
+
+
+def _with_none(path: Sequence[str], at: set[int]) -> set[int]:
+    """The same where ``**`` may also stand for no level."""
+    return at | {end for i in at for end in range(i, len(path) + 1) if all(part == "**" for part in path[i:end])}
+
+
+def paths_of(node: paths.Node | None, parts: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
+    """Every path in a tree, in parts, with the first rule that has it."""
+    if node is not None:
+        if node.rule is not None:
+            yield parts, node.rule
+        for name, below in [*node.named.items(), ("*", node.any)]:
+            yield from paths_of(below, (*parts, name))
+
+
 def redact_slowly(event: Mapping[str, Any], rules: RuleSet) -> Redaction:
     """What ``engine.redact`` must answer, but that the event is always a new one."""
     changes: list[Change] = []
     budget = Budget(lambda: 0.0)
+    all_paths = list(paths_of(rules.root))
+
+    def rule_on(*place: str) -> int | None:
+        return min((rule for path, rule in all_paths if takes(path, place)), default=None)
 
     def text(value: str) -> tuple[str, tuple[str, ...]]:
         redacted = redact_text(value, rules.texts, budget)
@@ -35,14 +89,12 @@ def redact_slowly(event: Mapping[str, Any], rules: RuleSet) -> Redaction:
         found = rules.fields[rule]
         return replace_value(value, found.behavior, found.replace)
 
-    def member(
-        value: Any, path: str, nodes: paths.Nodes, rule: int | None, before: tuple[str, ...], known: set[str]
-    ) -> Any:
-        if rule is not None:
+    def member(value: Any, path: str, place: tuple[str, ...], before: tuple[str, ...], known: set[str]) -> Any:
+        if (rule := rule_on(*place)) is not None:
             changes.append(Change(path, (*before, rules.fields[rule].id)))
             return whole(value, rule)
         if isinstance(value, dict | list):
-            new = container(value, path, nodes, known)
+            new = container(value, path, place, known)
             if before:
                 changes.append(Change(path, before))
             return new
@@ -56,13 +108,12 @@ def redact_slowly(event: Mapping[str, Any], rules: RuleSet) -> Redaction:
             changes.append(Change(path, merged))
         return value
 
-    def container(value: Any, path: str, nodes: paths.Nodes, known: set[str]) -> Any:
+    def container(value: Any, path: str, place: tuple[str, ...], known: set[str]) -> Any:
         if isinstance(value, list):
             items = []
             for index, item in enumerate(value):
-                below, rule = paths.step(nodes, str(index))
                 inner = {"field", "before", "after"} if path == "changes" else set()
-                items.append(member(item, f"{path}.{index}", below, rule, (), inner))
+                items.append(member(item, f"{path}.{index}", (*place, str(index)), (), inner))
             return items
         outcome = {key: (key, ()) if key in known else text(key) for key in value}
         taken = {key for key, (_, ids) in outcome.items() if not ids}
@@ -77,21 +128,19 @@ def redact_slowly(event: Mapping[str, Any], rules: RuleSet) -> Redaction:
                 taken.add(name)
                 names[key] = name
         for key, item in value.items():
-            below, rule = paths.step(nodes, key)
             shown = names.get(key, key)
             part = shown if len(shown) <= 200 else shown[:200] + "…"
-            new[shown] = member(item, f"{path}.{part}", below, rule, outcome[key][1], set())
+            new[shown] = member(item, f"{path}.{part}", (*place, key), outcome[key][1], set())
         return new
 
     redacted = dict(event)
-    start = () if rules.root is None else paths.start(rules.root)
     for section in SECTIONS:
         if section in event:
-            nodes, rule = paths.step(start, section)
+            rule = rule_on(section)
             value = event[section]
             if rule is not None and section in ("actor", "target") and isinstance(value, dict):
                 redacted[section] = {name: whole(value.get(name, ""), rule) for name in ("id", "type")}
                 changes.append(Change(section, (rules.fields[rule].id,)))
             else:
-                redacted[section] = member(value, section, nodes, rule, (), NAMES.get(section, set()))
+                redacted[section] = member(value, section, (section,), (), NAMES.get(section, set()))
     return Redaction(redacted, tuple(changes))
