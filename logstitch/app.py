@@ -99,7 +99,7 @@ LABORATORY_MAILBOX = 16
 REDACTION_MAILBOX = 64
 INGEST_MAILBOX = 256
 STREAMS_MAILBOX = 64
-CLAIMER_MAILBOX = 16
+CLAIMER_MAILBOX = 128
 REAPER_MAILBOX = 16
 EVALUATOR_MAILBOX = 32
 """Commits that wait to be looked at, of 1,000 events at most: some megabytes, and a second of the heaviest load."""
@@ -392,6 +392,7 @@ class Process:
             claimer=start("claimer", lambda: Claimer(database, mint), capacity=CLAIMER_MAILBOX),
             viewers=start("viewers", lambda: Viewers(database, mint), capacity=VIEWERS_MAILBOX),
             cursor_key=cursor_key,
+            draining=lambda: self._draining,
         )
 
 

@@ -44,6 +44,13 @@ REQUESTS_IN_FLIGHT: Final = Gauge("logstitch_http_requests_in_flight", "Requests
 BODY_BYTES_IN_FLIGHT: Final = Gauge(
     "logstitch_http_body_bytes_in_flight", "Bytes of request bodies held in memory.", registry=REGISTRY
 )
+ANSWERS_CUT: Final = Counter(
+    "logstitch_http_answers_cut_total",
+    "Exports that began and did not come to their end, by reason: client_left (or read too slowly), aborted (at the "
+    "end of a drain), else the code of an error. Their readers can tell, and go on where they were.",
+    ("reason",),
+    registry=REGISTRY,
+)
 EVENTS_ACCEPTED: Final = Counter(
     "logstitch_events_accepted_total", "Events acknowledged as newly stored.", registry=REGISTRY
 )

@@ -83,4 +83,5 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Options that make the same tests run longer than CI can afford."""
     parser.addoption("--kill-seconds", default="30", help="how long the kill test loads and kills")
     parser.addoption("--claim-events", default="800", help="how many events are claimed beside ingest")
+    parser.addoption("--export-events", default="200000", help="how many events are exported by the real service")
     parser.addoption("--kill-seed", default=None, help="repeat the kill test of this seed")

@@ -17,7 +17,7 @@ from pydantic import BaseModel, TypeAdapter
 from logstitch.actors.messages import Principal, Project
 from logstitch.actors.messages.viewers import Viewer
 from logstitch.http.requests import RequestHead
-from logstitch.http.responses import Reply
+from logstitch.http.responses import Answer
 from logstitch.http.roles import ROLES, Kind
 from logstitch.http.schemas.common import NoQuery
 
@@ -74,7 +74,7 @@ class Call:
         return self.deadline - trio.current_time()
 
 
-Handler = Callable[[Call, bytes], Awaitable[Reply]]
+Handler = Callable[[Call, bytes], Awaitable[Answer]]
 """Answers a call. The second argument is the body, whole and not yet parsed."""
 
 
@@ -105,6 +105,8 @@ class Success:
     example: Any
     headers: Mapping[str, ResponseHeader] = field(default_factory=dict)
     content_type: str = "application/json"
+    others: Mapping[str, Any] = field(default_factory=dict)
+    """The other forms in which the same may be had: an example of each, by content type."""
 
 
 @dataclass(frozen=True, slots=True)

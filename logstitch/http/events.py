@@ -19,7 +19,7 @@ from logstitch.http.endpoints import About, Call, Endpoint, Success
 from logstitch.http.intake import EVENTS_BODY, EVENTS_CREATED, Intake, created
 from logstitch.http.responses import Reply, page_of_texts, resource_of_text
 from logstitch.http.schemas.common import ProjectQuery, read_dates
-from logstitch.http.schemas.events import EventAnswer, EventList, EventListQuery
+from logstitch.http.schemas.events import EventAnswer, EventFilterQuery, EventList, EventListQuery
 from logstitch.http.services import Services
 from logstitch.ids import as_uuid, parse_event_id
 from logstitch.search.terms import query_words
@@ -75,7 +75,7 @@ class Events:
         return resource_of_text(call.request_id, text)
 
 
-def filter_of(query: EventListQuery) -> EventFilter:
+def filter_of(query: EventFilterQuery) -> EventFilter:
     """What the store is to look for. Raises ``InvalidRequest`` on bad dates, and on a search without words."""
     start_ms, end_ms, details = read_dates(query.start_date, query.end_date)
     words = tuple(query_words(query.search)) if query.search is not None else ()

@@ -36,9 +36,9 @@ Send audit events, list them, say what must not be stored of them, manage keys a
 project key for one of its tenants, lives a day at most, and may be handed to that tenant's browser: it reads the
 tenant's events and nothing else, without the fields that its tier hides.
 
-**Answers** are JSON objects with a `request_id`, which is also in the header `X-Request-Id`. Times are ISO 8601 in UTC
-with milliseconds. An answer that is no success has the form `{"error": {"code", "message", "details"?},
-"request_id"}`: programs look at `code`, and `details` name every bad field by its dot path.
+**Answers** are JSON objects with a `request_id`, which is also in the header `X-Request-Id`; only exports are not.
+Times are ISO 8601 in UTC with milliseconds. An answer that is no success has the form `{"error": {"code", "message",
+"details"?}, "request_id"}`: programs look at `code`, and `details` name every bad field by its dot path.
 
 **Strictness.** Unknown query parameters and unknown body fields are refused with `validation_error`, so that a mistyped
 filter never widens what is returned. A body is JSON in UTF-8 of at most 5 MiB, with `Content-Type: application/json`
@@ -49,7 +49,7 @@ belongs to its list and filters.
 
 **Trying again.** `503` with `Retry-After` is transient: send the same request again. Every other answer will be the
 same. Events that carry an `idempotency_key` are stored once, however often they are sent. Every request is answered
-within 10 seconds after it has arrived.
+within 10 seconds after it has arrived; an export has begun by then.
 """
 
 _COMMON_HEADERS: Mapping[str, ResponseHeader] = {
@@ -144,7 +144,10 @@ def _operation(endpoint: Endpoint, schemas: Mapping[Any, Any]) -> dict[str, Any]
         str(success.status): {
             "description": success.description,
             "headers": _headers({**_COMMON_HEADERS, **success.headers}, required=_COMMON_HEADERS),
-            "content": {success.content_type: {"schema": schemas[endpoint.name], "example": success.example}},
+            "content": {
+                content_type: {"schema": schemas[endpoint.name], "example": example}
+                for content_type, example in {success.content_type: success.example, **success.others}.items()
+            },
         },
     }
     for status in _statuses(codes):

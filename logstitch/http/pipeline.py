@@ -1,29 +1,33 @@
 """The steps of every request, in the one order that is safe: who, may they, which project, the body, then the work.
 
 Whatever goes wrong on the way becomes a ``Reply`` here, and every request is answered within its deadline. A handler
-runs to its end or to that deadline, also when its client has left: what it asked of an actor would be done anyway.
+runs to its end or to that deadline, also when its client has left: what it asked of an actor would be done anyway. Of
+an answer that is streamed, the deadline is for the first piece.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import replace
 
 import trio
 
 from logstitch.actors.messages.viewers import Viewer
-from logstitch.errors import Unavailable
+from logstitch.errors import Forbidden, Unavailable
 from logstitch.http import auth
 from logstitch.http.bodies import Body, Budget, ClientGone, Receive
 from logstitch.http.endpoints import About, Call, Endpoint
 from logstitch.http.errors import BodyTimeout, reply_to
 from logstitch.http.requests import RequestHead
-from logstitch.http.responses import Reply
+from logstitch.http.responses import Answer, StreamedReply
 from logstitch.http.schemas.common import ProjectQuery, check
 from logstitch.http.services import Limits, Services
+from logstitch.throttle import network_of
 
 BELIEVED_SECONDS = 0.2
-"""A body that took longer has its sender's credential looked at again: it may have been revoked meanwhile. Less than
-what a revocation waits for leases to run out."""
+"""A body that took longer has its sender's credential looked at again: it may have been revoked meanwhile. So has the
+reader of an answer that is streamed, as often. Less than what a revocation waits for leases to run out."""
 
 
 class Exchange:
@@ -51,8 +55,8 @@ class Pipeline:
         """Bytes of request bodies in memory now."""
         return self._budget.held
 
-    async def answer(self, exchange: Exchange, endpoint: Endpoint, path: Mapping[str, str]) -> Reply:
-        """The answer, good or bad.
+    async def answer(self, exchange: Exchange, endpoint: Endpoint, path: Mapping[str, str]) -> Answer:
+        """The answer, good or bad; of one that is streamed, the first piece is there.
 
         Raises ``ClientGone``: the client left before its body was complete. Nothing else but cancellation.
         """
@@ -73,15 +77,18 @@ class Pipeline:
                     # The time in which the client sends is not the handler's.
                     began = trio.current_time()
                     scope.deadline, late = began + limits.body_seconds, BodyTimeout("The body did not arrive in time.")
-                    if call.principal is not None:
-                        body.owner = call.principal.key_id
+                    body.owner = network_of(call.head.address) if call.principal is None else call.principal.key_id
                     data = await body.read()
                     took = trio.current_time() - began
                     call.deadline += took
                     scope.deadline, late = call.deadline, Unavailable("The service did not answer in time.")
                     if call.principal is not None and took > BELIEVED_SECONDS:
                         await self._admit(exchange, endpoint, path, scope.deadline)
-                return await endpoint.handler(call, data)
+                answer = await endpoint.handler(call, data)
+                if isinstance(answer, StreamedReply):
+                    pieces = self._let_out(answer.pieces, exchange, endpoint, call)
+                    answer = replace(answer, pieces=pieces, first=await anext(pieces, b""))
+                return answer
         except ClientGone:
             raise
         except Exception as error:
@@ -89,6 +96,23 @@ class Pipeline:
         finally:
             body.release()
         return reply_to(late, exchange.head.request_id)
+
+    async def _let_out(
+        self, pieces: AsyncGenerator[bytes, None], exchange: Exchange, endpoint: Endpoint, call: Call
+    ) -> AsyncGenerator[bytes, None]:
+        """The pieces, while whoever asked for them may have them. Raises what withdraws that.
+
+        A piece was made before it is known whether it may still be had, so what it shows is no more than that.
+        """
+        believed = trio.current_time()
+        async with aclosing(pieces):
+            async for piece in pieces:
+                if (now := trio.current_time()) - believed > BELIEVED_SECONDS:
+                    again = await self._admit(exchange, endpoint, call.path, now + self._limits.request_seconds)
+                    if again.viewer != call.viewer:
+                        raise Forbidden("What this viewer token shows has changed.")
+                    believed = now
+                yield piece
 
     async def _admit(self, exchange: Exchange, endpoint: Endpoint, path: Mapping[str, str], deadline: float) -> Call:
         """What the head alone decides. Raises the errors of ``auth`` and ``InvalidRequest`` on the query."""

@@ -1,8 +1,11 @@
-"""An answer is a value: status, body, headers. Nothing here knows how it is sent."""
+"""An answer is a value: status, body, headers. Nothing here knows how it is sent.
+
+One that may be of any length is a value, too, but for its body, which is made while it is sent.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -24,6 +27,28 @@ class Reply:
     body: bytes
     headers: Headers = ()
     content_type: bytes = JSON
+
+
+@dataclass(frozen=True, slots=True)
+class StreamedReply:
+    """An answer whose length nobody knows when it begins.
+
+    It is a success once its first piece is made; whatever goes wrong before that is a ``Reply`` as ever. When a later
+    piece fails, the answer is cut: its end is missing (RFC 9112, 8), and so its reader can tell. A piece may be empty.
+    Whoever sends it asks for a piece when the one before is on its way, and closes ``pieces`` whatever happens.
+
+    Attributes:
+        first: what was made already, to be sent before ``pieces``.
+    """
+
+    status: int
+    pieces: AsyncGenerator[bytes, None]
+    headers: Headers
+    content_type: bytes
+    first: bytes = b""
+
+
+Answer = Reply | StreamedReply
 
 
 def resource(request_id: str, fields: Mapping[str, Any], status: int = 200, headers: Headers = ()) -> Reply:

@@ -26,6 +26,7 @@ ROLES: Final[Mapping[str, frozenset[Kind]]] = MappingProxyType(
         "events.create": frozenset({_MASTER, _PROJECT}),
         "events.list": frozenset({_MASTER, _PROJECT, _VIEWER}),
         "events.get": frozenset({_MASTER, _PROJECT, _VIEWER}),
+        "events.export": frozenset({_MASTER, _PROJECT, _VIEWER}),
         "keys.create": frozenset({_MASTER}),
         "keys.list": frozenset({_MASTER, _PROJECT}),
         "keys.revoke": frozenset({_MASTER, _PROJECT}),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from typing import Any, cast
 
 from quart import Response, request
@@ -28,7 +29,7 @@ from logstitch.http.bodies import ClientGone
 from logstitch.http.endpoints import Endpoint
 from logstitch.http.errors import MethodNotAllowed, reply_to
 from logstitch.http.pipeline import Exchange, Pipeline
-from logstitch.http.responses import Reply, resource
+from logstitch.http.responses import Answer, Reply, resource
 
 Send = Callable[[Any], Awaitable[None]]
 
@@ -140,17 +141,19 @@ def _words_beside(path: str, paths: Iterable[str]) -> list[str]:
     return sorted(word for start, _, word in others if start == before and not word.startswith("{"))
 
 
-def with_cors(endpoint: Endpoint | None, reply: Reply) -> Reply:
-    """The reply as pages of any origin may read it, where the endpoint is one for them."""
+def with_cors(endpoint: Endpoint | None, answer: Answer) -> Answer:
+    """The answer as pages of any origin may read it, where the endpoint is one for them."""
     if endpoint is None or not endpoint.cors:
-        return reply
-    return Reply(reply.status, reply.body, (*reply.headers, *_CORS), reply.content_type)
+        return answer
+    return replace(answer, headers=(*answer.headers, *_CORS))
 
 
 def _view(endpoint: Endpoint, pipeline: Pipeline) -> Callable[..., Awaitable[Response]]:
     async def view(**path: str) -> Response:
-        reply = await pipeline.answer(_exchange(), endpoint, path)
-        return _response(with_cors(endpoint, reply))
+        answer = with_cors(endpoint, await pipeline.answer(_exchange(), endpoint, path))
+        if not isinstance(answer, Reply):
+            raise TypeError("Quart would gather what is to be streamed; such an endpoint is found without it")
+        return _response(answer)
 
     return view
 

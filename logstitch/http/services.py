@@ -101,3 +101,5 @@ class Services:
     """Shared by all processes of a deployment; at least 32 random bytes."""
     limits: Limits = Limits()
     now_ms: Callable[[], int] = wall_clock_ms
+    draining: Callable[[], bool] = lambda: False
+    """Whether the process is shutting down, so that what has no end in sight is to be ended."""

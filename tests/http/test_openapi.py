@@ -16,7 +16,7 @@ from logstitch.http.api import App, create_ops_app
 from logstitch.http.errors import TABLE
 from logstitch.http.openapi import document
 from logstitch.http.roles import Kind
-from logstitch.http.schemas.events import EventListQuery
+from logstitch.http.schemas.events import EventExportQuery, EventListQuery
 from logstitch.model import EVENT
 from tests.support.client import Answer, Client, Documented
 from tests.support.world import WellBeing
@@ -62,6 +62,12 @@ async def test_every_filter_is_a_parameter_and_none_is_required(published: dict[
     (limit,) = (p["schema"] for p in parameters if p["name"] == "limit")
     assert (limit["type"], limit["minimum"], limit["maximum"], limit["default"]) == ("integer", 1, 100, 50)
 
+    parameters = published["paths"]["/api/v1/events/export"]["get"]["parameters"]
+    assert {p["name"] for p in parameters if p["in"] == "query"} == set(EventExportQuery.model_fields)
+    assert set(EventExportQuery.model_fields) == {*EventListQuery.model_fields, "format"}
+    (limit,) = (p["schema"] for p in parameters if p["name"] == "limit")
+    assert limit == {"type": "integer", "minimum": 1, "maximum": 1_000_000}
+
 
 async def test_the_event_is_the_schema_that_checks_it(published: dict[str, Any]) -> None:
     checked = EVENT.json_schema()
@@ -79,8 +85,7 @@ async def test_every_example_fits_its_schema(published: dict[str, Any], document
         for operation in operations.values():
             contents = [r["content"] for r in operation["responses"].values() if "content" in r]
             contents += [operation["requestBody"]["content"]] if "requestBody" in operation else []
-            for content in contents:
-                media = content["application/json"]
+            for media in (media for content in contents for media in content.values()):
                 values = [media["example"]] if "example" in media else []
                 values += [example["value"] for example in media.get("examples", {}).values()]
                 for value in values:

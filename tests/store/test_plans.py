@@ -316,3 +316,18 @@ def test_the_settings_end_with_the_transaction(filled: str) -> None:
 
 def test_segments_are_as_large_as_these_numbers_take_them_to_be() -> None:
     assert SEGMENT_EVENTS == 2**SEGMENT_BITS == 16_384
+
+
+@pytest.mark.parametrize("count", [100, 512])
+def test_bodies_are_read_by_key_also_from_a_table_that_was_not_analyzed_yet(database_url: str, count: int) -> None:
+    ExplainingCursor.generic = False
+    with psycopg.connect(database_url, cursor_factory=ExplainingCursor) as conn:
+        store(conn, 1, [(AT + n, an_event(metadata={"note": "x" * 500})) for n in range(10_000)])
+        reading.settle_plans(conn)
+        ExplainingCursor.plans = plans = Plans()
+
+        found = reading.find_bodies(conn, 1, range(5000, 5000 + count))
+
+    assert len(found) == count
+    assert plans.indexes == {"events_pkey"}
+    assert plans.rows <= 2 * count

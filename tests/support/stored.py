@@ -6,7 +6,7 @@ Segments may be made small here (``bits``), so that a few dozen events fill many
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -58,8 +58,10 @@ def store(
     *,
     bits: int = SEGMENT_BITS,
     chance: random.Random | None = None,
+    spelled: Callable[[UUID], str] = str,
 ) -> list[Stored]:
-    """Append events, each with its occurred_at in milliseconds, to the project; ids are random."""
+    """Append events, each with its occurred_at in milliseconds, to the project; ids are random, and in the bodies
+    ``spelled`` so."""
     conn.execute("INSERT INTO project_heads (project_no) VALUES (%s) ON CONFLICT DO NOTHING", (project_no,))
     head, _ = events.lock_head(conn, project_no)
     chance = chance or random.Random(head.seq)
@@ -69,7 +71,9 @@ def store(
     tenants: dict[str, int] = {tenant_id: tenant_no for tenant_id, tenant_no in known}
     for seq, (at, event) in enumerate(given, head.seq + 1):
         event_id = UUID(int=chance.getrandbits(128))
-        body = orjson.dumps(event | {"id": str(event_id), "occurred_at": format_time(at)}, option=orjson.OPT_SORT_KEYS)
+        body = orjson.dumps(
+            event | {"id": spelled(event_id), "occurred_at": format_time(at)}, option=orjson.OPT_SORT_KEYS
+        )
         tenant_no = tenants.setdefault(event["tenant_id"], len(tenants) + 1)
         segment = segment_of(seq, bits)
         oldest, newest = spans.get(segment, (at, at))

@@ -46,6 +46,8 @@ def _number(value: object) -> int:
 
 
 UuidText = Annotated[UUID, BeforeValidator(_uuid)]
+Number = BeforeValidator(_number)
+"""For a whole number that arrives as text. To stand outermost, or the bounds are lost in the JSON schema."""
 
 
 def check(schema: type[B], value: object) -> B:
@@ -140,7 +142,7 @@ class PageQuery(NoQuery):
     limit: Annotated[
         int,
         Field(ge=1, le=MAX_PAGE, description="At most how many to answer with."),
-        BeforeValidator(_number),  # outermost, or the bounds are lost in the JSON schema
+        Number,
     ] = DEFAULT_PAGE
     cursor: Annotated[
         str | None,

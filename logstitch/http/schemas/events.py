@@ -12,7 +12,9 @@ from logstitch.http.schemas.common import (
     Cursor,
     EventId,
     HasMore,
+    Number,
     ProjectPageQuery,
+    ProjectQuery,
     RequestId,
     TimeText,
     end_of,
@@ -21,8 +23,8 @@ from logstitch.http.schemas.common import (
 from logstitch.model import MAX_PAGE, ActorTypeName, CategoryName
 
 
-class EventListQuery(ProjectPageQuery):
-    """Which events."""
+class EventFilterQuery(ProjectQuery):
+    """Which events, and in which order."""
 
     tenant_id: Annotated[
         str | None,
@@ -59,6 +61,33 @@ class EventListQuery(ProjectPageQuery):
     order: Annotated[
         Literal["desc", "asc"], Field(description="By `occurred_at`, then `id`: newest first, or oldest first.")
     ] = "desc"
+
+
+class EventListQuery(ProjectPageQuery, EventFilterQuery):
+    """Which page of which events."""
+
+
+MAX_EXPORT = 1_000_000
+"""What ``limit`` may say; without it there is none."""
+
+
+class EventExportQuery(EventFilterQuery):
+    """Which events, and how they are to be written."""
+
+    format: Annotated[Literal["ndjson", "csv"], Field(description="One JSON object a line, or a table.")] = "ndjson"
+    limit: Annotated[
+        int | None,
+        Field(ge=1, le=MAX_EXPORT, description="At most how many to answer with; all of them, where it is left out."),
+        Number,
+    ] = None
+    cursor: Annotated[
+        str | None,
+        Field(
+            description="Where to go on: the `id` of the last event that was received whole, or a `cursor` of the list "
+            "of events. With the same filters.",
+            examples=["evt_01KARHK7T0C8Q2M4V6X9Z1B3D7"],
+        ),
+    ] = None
 
 
 class EventsCreated(TypedDict):

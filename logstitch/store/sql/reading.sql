@@ -37,9 +37,13 @@ WHERE project_no = %(project_no)s AND id = %(id)s
   AND (%(shown_actions)s::text[] IS NULL OR action LIKE ANY (%(shown_actions)s));
 
 -- How long a body is stands beside it: octet_length reads none.
+-- One by one: for a list of some hundred, and a table that was filled a moment ago and not analyzed yet, the planner
+-- rather reads the whole project.
 -- name: find_bodies
-SELECT seq, octet_length(body), CASE WHEN octet_length(body) <= %(short)s::int THEN body END
-FROM events WHERE project_no = %(project_no)s AND seq = ANY (%(seqs)s::bigint[]);
+SELECT wanted.seq, octet_length(body), CASE WHEN octet_length(body) <= %(short)s::int THEN body END
+FROM unnest(%(seqs)s::bigint[]) AS wanted (seq) CROSS JOIN LATERAL (
+    SELECT body FROM events WHERE project_no = %(project_no)s AND seq = wanted.seq OFFSET 0
+) AS found;
 
 -- name: find_body
 SELECT body FROM events WHERE project_no = %(project_no)s AND seq = %(seq)s;

@@ -1,0 +1,83 @@
+"""Events as lines of CSV (RFC 4180), in which a spreadsheet finds text and no formula, whatever the events hold.
+
+The columns are the same for every export: what an event does not have, or a viewer is not shown, is an empty cell. A
+section that redaction has replaced as a whole has its text in the first of its columns. What has no fixed form
+(metadata, changes, redactions) is JSON.
+
+A cell that a spreadsheet could take for a formula begins with an apostrophe, which makes it text
+(https://owasp.org/www-community/attacks/CSV_Injection). So a cell is not always what was sent: NDJSON is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+
+CONTENT_TYPE: Final = b"text/csv; charset=utf-8; header=present"
+
+_PLAIN: Final = ("id", "occurred_at", "received_at", "tenant_id", "action", "category")
+_SECTIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    "actor": ("id", "type", "name", "email"),
+    "target": ("id", "type", "name"),
+    "context": ("ip_address", "user_agent", "location", "session_id"),
+}
+_JSON: Final = ("metadata", "changes")
+_LAST: Final = ("idempotency_key", "content_hash")
+
+COLUMNS: Final = (
+    *_PLAIN,
+    *(f"{section}_{field}" for section, fields in _SECTIONS.items() for field in fields),
+    *_JSON,
+    *_LAST,
+    "redactions",
+)
+
+SIGNS: Final = "=+-@" + "＝＋－＠﹦﹢﹣﹫⁼⁺⁻₌₊₋−﬩"
+"""What formulas begin with, and what programs fold into that: full-width, small, raised and lowered forms, and the
+sign for minus."""
+_FORMULA: Final = re.compile(rf"[\s\x00-\x20\u200b-\u200f\u2060\ufeff]*[{re.escape(SIGNS)}]|[\t\r\n]")
+"""Also behind blanks, visible or not, that programs skip."""
+_TO_BE_QUOTED: Final = re.compile(r'[",\r\n]')
+
+
+def csv_line(body: str) -> bytes:
+    """The line of an event that is JSON text, as the list of events has it."""
+    event: dict[str, Any] = orjson.loads(body)
+    cells = [_text(event.get(name)) for name in _PLAIN]
+    for name, fields in _SECTIONS.items():
+        section = event.get(name)
+        if isinstance(section, dict):
+            cells += [_text(section.get(field)) for field in fields]
+        else:
+            cells += [_text(section), *("" for _ in fields[1:])]
+    cells += [_json(event.get(name)) for name in _JSON]
+    cells += [_text(event.get(name)) for name in _LAST]
+    cells.append(_json(event.get("redactions")))
+    return _line(cells)
+
+
+def _line(cells: list[str]) -> bytes:
+    return (",".join([_cell(cell) for cell in cells]) + "\r\n").encode()
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    return _json(value)  # no event has anything else here
+
+
+def _json(value: object) -> str:
+    return "" if value is None else orjson.dumps(value).decode()
+
+
+def _cell(text: str) -> str:
+    if _FORMULA.match(text):
+        text = f"'{text}"
+    return '"' + text.replace('"', '""') + '"' if _TO_BE_QUOTED.search(text) else text
+
+
+HEAD: Final = _line(list(COLUMNS))
+"""The line of the names."""
