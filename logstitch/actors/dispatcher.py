@@ -5,8 +5,12 @@ counts it, writes it down, and makes the delivery due again at the end of a leas
 is sent within a transaction. The outcome is written only if no other attempt was begun meanwhile. So whoever dies after
 the receiver has answered leaves a lease that runs out, and the message goes out again, with the same id.
 
-Of one endpoint only so many are in flight, and a claim takes no more of it than that: one that is slow delays its own
-messages. One to which nothing gets through has a single one in flight, so that even many such leave room for others.
+Of one endpoint only so many are in flight, and of one project, and a claim takes no more of it than that: one that is
+slow delays its own messages, and no project those of others. One to which nothing gets through has a single one in
+flight, so that even many such leave room for others.
+
+An attempt whose request could not be sent stays under way until a fixed time after its beginning, however soon that was
+known: else the times of deliveries would tell closed ports from those that swallow packets.
 
 Notifications wake, and polling is the truth.
 """
@@ -28,7 +32,7 @@ import trio
 from logstitch import metrics
 from logstitch.actors.mailbox import Mailbox
 from logstitch.egress.addresses import Allow
-from logstitch.egress.client import REFUSED, Category, Outcome, open_egress
+from logstitch.egress.client import ATTEMPT_SECONDS, REFUSED, Category, Outcome, open_egress
 from logstitch.egress.targets import Target, check_url
 from logstitch.errors import DatabaseUnavailable, InvalidRequest
 from logstitch.ids import IdKind, id_text
@@ -39,13 +43,18 @@ from logstitch.store.webhooks import Claim
 from logstitch.webhooks.schedule import Verdict
 from logstitch.webhooks.signing import signed_headers
 
-IN_FLIGHT: Final = 64
+IN_FLIGHT: Final = 256
 """Attempts of this process at the same time: each is a socket, and with TLS a few hundred kilobytes."""
+IN_FLIGHT_OF_PROJECT: Final = 32
+"""Of them, of one project."""
 IN_FLIGHT_EACH: Final = 4
 """Of them, of one endpoint; of one to which nothing gets through, a single one."""
 LEASE: Final = timedelta(seconds=60)
-"""How long a claimed delivery is left alone by others: an attempt may take 15 s, and writing it down an outage's
+"""How long a claimed delivery is left alone by others: an attempt may take 16 s, and writing it down an outage's
 length."""
+CONNECTION_FAILED_SECONDS: Final = ATTEMPT_SECONDS + 1.0
+"""How long every attempt takes whose request could not be sent: longer than the longest, which is given up at its
+deadline and then has to be cleared away."""
 POLL_SECONDS: Final = 1.0
 """Between two looks for what is due, whatever was notified."""
 SETTLED_AT_ONCE: Final = 2
@@ -61,7 +70,7 @@ INTERNAL_ERROR: Final = "internal_error"
 
 DEFAULT_CHANCE: Final = SystemRandom().random
 
-_START: Final = (0, UUID(int=0))
+_START: Final = 0
 
 log = structlog.get_logger(__name__)
 
@@ -86,6 +95,7 @@ class Dispatcher:
         clock: Callable[[], float] = time.time,
         chance: Callable[[], float] = DEFAULT_CHANCE,
         lease: timedelta = LEASE,
+        connection_failed_seconds: float = CONNECTION_FAILED_SECONDS,
         poll_seconds: float = POLL_SECONDS,
         look_after_seconds: float = LOOK_AFTER_SECONDS,
     ) -> None:
@@ -97,9 +107,10 @@ class Dispatcher:
         self._clock = clock
         self._chance = chance
         self._lease = lease
+        self._connection_failed_seconds = connection_failed_seconds
         self._poll_seconds = poll_seconds
         self._look_after_seconds = look_after_seconds
-        self._busy: Counter[UUID] = Counter()
+        self._busy: Counter[tuple[int, UUID]] = Counter()
         self._after = _START
         self._settling = trio.CapacityLimiter(SETTLED_AT_ONCE)
         self._wake = trio.Event()
@@ -142,18 +153,24 @@ class Dispatcher:
             claims = await self._claim_from(after, room)
             # No checkpoint from the commit to here, so what was claimed is sent, also in a drain.
             for claim in claims:
-                self._busy[claim.webhook_id] += 1
+                self._busy[claim.project_no, claim.webhook_id] += 1
                 self._attempts.start_soon(self._attempt, claim)
             if len(claims) == room:
-                self._after = (claims[-1].project_no, claims[-1].webhook_id)
+                self._after = claims[-1].project_no
                 return
             self._after = _START
 
-    async def _claim_from(self, after: tuple[int, UUID], room: int) -> list[Claim]:
+    async def _claim_from(self, after: int, room: int) -> list[Claim]:
         busy = dict(self._busy)
         return await self._database.transact(
             lambda conn: store.claim_deliveries(
-                conn, limit=room, each=IN_FLIGHT_EACH, busy=busy, lease=self._lease, after=after
+                conn,
+                limit=room,
+                each=IN_FLIGHT_EACH,
+                each_project=IN_FLIGHT_OF_PROJECT,
+                busy=busy,
+                lease=self._lease,
+                after=after,
             )
         )
 
@@ -181,12 +198,14 @@ class Dispatcher:
                 name = id_text(IdKind.WEBHOOK, claim.webhook_id.bytes)
                 log.info("webhooks.disabled", project=claim.project_no, webhook=name, reason=verdict.disable.value)
         finally:
-            self._busy[claim.webhook_id] -= 1
-            if not self._busy[claim.webhook_id]:
-                del self._busy[claim.webhook_id]
+            endpoint = claim.project_no, claim.webhook_id
+            self._busy[endpoint] -= 1
+            if not self._busy[endpoint]:
+                del self._busy[endpoint]
             self._wake.set()
 
     async def _send(self, claim: Claim) -> Ending:
+        began = trio.current_time()
         body = claim.body.encode()
         message_id = id_text(IdKind.DELIVERY, claim.delivery_id.bytes)
         try:
@@ -201,6 +220,10 @@ class Dispatcher:
             metrics.attempted(INTERNAL_ERROR)
             return Ending(None, INTERNAL_ERROR, None)
         metrics.attempted(outcome.category.value)
+        if outcome.category is Category.CONNECTION_FAILED:
+            # Its place in flight is kept, too: when the next one begins can be seen. Whoever is cancelled here writes
+            # nothing down, as one that still waits for a connection.
+            await trio.sleep_until(began + self._connection_failed_seconds)
         error_name = None if outcome.category is Category.DELIVERED else outcome.category.value
         return Ending(outcome.status, error_name, outcome.duration_ms)
 

@@ -217,9 +217,10 @@ def endpoints(services: Services) -> tuple[Endpoint, ...]:
             "`ops/samples` has receivers that do.\n\n"
             "Answer with a 2xx status within 15 seconds, and do the work afterwards. Everything else, redirects "
             "included, is a failure: a message is tried eight times, at once and after 5 s, 5 min, 30 min, 2 h, 5 h, "
-            "10 h and 10 h, each a little sooner or later. It arrives at least once, not always in order, and with the "
-            "same `webhook-id` each time. The status 410 disables the endpoint, as five days of nothing but failures "
-            "do.",
+            "10 h and 10 h, each a little sooner or later, from the end of the attempt before. An attempt whose "
+            "request could not be sent ends 16 seconds after it began, however soon that was known. A message arrives "
+            "at least once, not always in order, and with the same `webhook-id` each time. The status 410 disables the "
+            "endpoint, as five days of nothing but failures do.",
             about=About.PROJECT,
             query=ProjectQuery,
             body=RequestBody(_CREATE, {"a pager": examples.WEBHOOK_IN, "everything": {"url": examples.WEBHOOK["url"]}}),

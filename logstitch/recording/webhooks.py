@@ -148,7 +148,8 @@ def settle(conn: Connection, claim: Claim, ending: Ending, chance: float) -> Ver
     """Write down how an attempt ended, and what becomes of its delivery and its endpoint; ``None`` if nothing does.
 
     The work of a transaction, which may be run again. Where another attempt was begun meanwhile, nothing is changed;
-    where the delivery was cancelled, the attempt alone is written down.
+    where the delivery was cancelled, the attempt alone is written down. What came from a URL that the endpoint has no
+    longer counts for the delivery, and not for the endpoint.
     """
     # The endpoint before its delivery, as everybody does.
     standing = store.lock_standing(conn, claim.project_no, claim.webhook_id)
@@ -166,6 +167,7 @@ def settle(conn: Connection, claim: Claim, ending: Ending, chance: float) -> Ver
         failing_since=standing.failing_since,
         now=fence.now,
         chance=chance,
+        moved=claim.url != standing.url,
     )
     store.end_delivery(conn, claim, verdict.status, verdict.wait_seconds)
     if verdict.failing_since != standing.failing_since or verdict.disable:

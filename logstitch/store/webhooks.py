@@ -99,10 +99,12 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How things are between us and an endpoint. ``failing_since``: the first failure since the last success."""
+    """How things are between us and an endpoint. ``failing_since``: the first failure since the last success; ``url``:
+    where its messages go now."""
 
     enabled: bool
     failing_since: datetime | None
+    url: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,24 +255,27 @@ def claim_deliveries(
     *,
     limit: int,
     each: int,
-    busy: Mapping[UUID, int],
+    each_project: int,
+    busy: Mapping[tuple[int, UUID], int],
     lease: timedelta,
-    after: tuple[int, UUID],
+    after: int,
 ) -> list[Claim]:
-    """Begin an attempt of up to ``limit`` deliveries that are due, endpoint by endpoint from behind ``after``.
+    """Begin an attempt of up to ``limit`` deliveries that are due, project by project from behind number ``after``.
 
-    Of one endpoint no more than ``each`` less those that it has in flight (``busy``), and one at a time while nothing
-    gets through to it. They are due again at the end of the lease. Those without a try left, whose last attempt's lease
-    ran out, are failed.
+    Of one project no more than ``each_project`` less those that it has in flight (``busy``, by project and endpoint),
+    those first whose endpoint has the fewest. Of one endpoint no more than ``each`` less those that it has, and one at
+    a time while nothing gets through to it. They are due again at the end of the lease. Those without a try left, whose
+    last attempt's lease ran out, are failed.
     """
     values = {
         "limit": limit,
         "each": each,
-        "busy_webhooks": list(busy),
+        "each_project": each_project,
+        "busy_projects": [project_no for project_no, _ in busy],
+        "busy_webhooks": [webhook_id for _, webhook_id in busy],
         "busy": list(busy.values()),
         "lease": lease.total_seconds(),
-        "after_project": after[0],
-        "after_webhook": after[1],
+        "after_project": after,
     }
     rows = conn.execute(_sql.claim_deliveries, values)
     return [Claim(*[*row, tuple(map(bytes, keys))]) for *row, keys, begun in rows if begun]

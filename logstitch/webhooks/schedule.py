@@ -63,16 +63,23 @@ def wait_before(attempt: int, chance: float) -> float:
 
 
 def judge(
-    response_status: int | None, *, tries_left: int, failing_since: datetime | None, now: datetime, chance: float
+    response_status: int | None,
+    *,
+    tries_left: int,
+    failing_since: datetime | None,
+    now: datetime,
+    chance: float,
+    moved: bool = False,
 ) -> Verdict:
     """What an attempt came to. ``tries_left`` after it; ``failing_since``: the endpoint's first failure since its last
-    success; ``chance`` (0 to 1) for the jitter."""
+    success; ``chance`` (0 to 1) for the jitter; ``moved``: the endpoint has another URL by now, of which this attempt
+    says nothing."""
     if is_success(response_status):
-        return Verdict(DeliveryStatus.DELIVERED, None, None, None)
-    since = failing_since or now
-    if response_status == _GONE:
+        return Verdict(DeliveryStatus.DELIVERED, None, failing_since if moved else None, None)
+    since = failing_since if moved else failing_since or now
+    if not moved and response_status == _GONE:
         return Verdict(DeliveryStatus.FAILED, None, since, DisabledReason.GONE)
-    if now - since >= FAILING_FOR:
+    if not moved and since is not None and now - since >= FAILING_FOR:
         return Verdict(DeliveryStatus.FAILED, None, since, DisabledReason.FAILING)
     if tries_left < 1:
         return Verdict(DeliveryStatus.FAILED, None, since, None)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -18,12 +19,20 @@ import trio.testing
 
 from logstitch import metrics
 from logstitch.actors import dispatcher
-from logstitch.actors.dispatcher import IN_FLIGHT, IN_FLIGHT_EACH, Dispatcher
+from logstitch.actors.dispatcher import (
+    CONNECTION_FAILED_SECONDS,
+    IN_FLIGHT,
+    IN_FLIGHT_EACH,
+    IN_FLIGHT_OF_PROJECT,
+    LEASE,
+    SETTLE_SECONDS,
+    Dispatcher,
+)
 from logstitch.actors.mailbox import Address
 from logstitch.actors.messages.webhooks import Dispatch
 from logstitch.actors.supervisor import Supervisor, open_supervisor
 from logstitch.egress.addresses import Allow
-from logstitch.egress.client import Category, Outcome, open_egress
+from logstitch.egress.client import ATTEMPT_SECONDS, REFUSED, Category, Outcome, open_egress
 from logstitch.ids import IdKind, id_text
 from logstitch.recording.outbox import announce_test
 from logstitch.recording.webhooks import deletion, rotation, update
@@ -100,7 +109,10 @@ class Bench:
 async def open_bench(url: str, egress: StubEgress | None = None, **options: Any) -> AsyncIterator[Bench]:
     """A dispatcher that sends through a stub, or, without one, through real sockets."""
     through = open_egress if egress is None else egress.open
-    settings: dict[str, Any] = {"egress": through, "poll_seconds": 0.05, "chance": lambda: 0.5, **options}
+    settings: dict[str, Any] = {"egress": through, "poll_seconds": 0.05, "chance": lambda: 0.5} | {
+        "connection_failed_seconds": 0.05,
+        **options,
+    }
     async with open_database(url) as database, open_supervisor(drain_seconds=SECONDS) as supervisor:
         address = supervisor.start("dispatcher", lambda: Dispatcher(database, LOOPBACK, **settings), capacity=4)
         yield Bench(database, supervisor, address)
@@ -423,7 +435,7 @@ async def test_no_more_are_in_flight_than_may_be_and_everybody_has_a_turn(
 ) -> None:
     looks = Looks(monkeypatch)
     let_go = trio.Event()
-    endpoints = IN_FLIGHT // IN_FLIGHT_EACH + 4
+    projects, each = IN_FLIGHT // IN_FLIGHT_OF_PROJECT + 2, 9
 
     async def wait(sent: Sent) -> Outcome:
         await let_go.wait()
@@ -431,21 +443,53 @@ async def test_no_more_are_in_flight_than_may_be_and_everybody_has_a_turn(
 
     egress = StubEgress(wait)
     async with open_bench(database_url, egress) as bench:
-        project = await project_in(bench)
-        for number in range(endpoints):
-            await endpoint_in(bench, project, url=f"https://receiver{number}.example/")
-        await bench.do(lambda conn: tell(conn, project, *[alert() for _ in range(10)]))
+        for number in range(projects):
+            project = await project_in(bench)
+            for _ in range(each):
+                await endpoint_in(bench, project, url=f"https://receiver{number}.example/")
+            await bench.do(partial(_tell_five, project=project))
         await bench.until(_sent(egress, IN_FLIGHT))
         await looks.more(bench)
         assert egress.most == IN_FLIGHT
 
         let_go.set()
-        await bench.until_statuses(delivered=10 * endpoints)
+        await bench.until_statuses(delivered=5 * each * projects)
 
     assert egress.most == IN_FLIGHT
     # Whoever had to wait came next, before those that had been served.
-    first_turns = [sent.url for sent in egress.sent[: IN_FLIGHT + 4 * IN_FLIGHT_EACH]]
-    assert len(set(first_turns)) == endpoints
+    first_turns = [sent.url for sent in egress.sent[: IN_FLIGHT + 2 * IN_FLIGHT_OF_PROJECT]]
+    assert len(set(first_turns)) == projects
+
+
+def _tell_five(conn: Connection, project: tuple[int, UUID]) -> None:
+    tell(conn, project, *[alert() for _ in range(5)])
+
+
+async def test_slow_endpoints_of_one_project_delay_no_other_project(database_url: str) -> None:
+    let_go = trio.Event()
+
+    async def slow_or_quick(sent: Sent) -> Outcome:
+        if "slow" in sent.url:
+            await let_go.wait()
+        return answer(200)
+
+    egress = StubEgress(slow_or_quick)
+    async with open_bench(database_url, egress) as bench:
+        slow = await project_in(bench)
+        rows = [await endpoint_in(bench, slow, url="https://slow.example/") for _ in range(20)]
+        await bench.do(lambda conn: tell(conn, slow, *[alert() for _ in range(20)]))
+        await bench.until(_sent(egress, IN_FLIGHT_OF_PROJECT))
+        quick = await project_in(bench)
+        row = await endpoint_in(bench, quick, url="https://quick.example/")
+        await bench.do(lambda conn: tell(conn, quick, *[alert() for _ in range(20)]))
+        await bench.until_statuses(row, delivered=20)
+
+        assert sum("slow" in sent.url for sent in egress.sent) == IN_FLIGHT_OF_PROJECT
+        query = "SELECT DISTINCT webhook_id FROM deliveries WHERE attempt = 1 AND project_no = %s"
+        served = await bench.do(lambda conn: conn.execute(query, (slow[0],)).fetchall())
+        assert len(served) == len(rows)  # each of them has one, before any has all that it may
+        let_go.set()
+        await bench.until_statuses(delivered=420)
 
 
 async def test_endpoints_to_which_nothing_gets_through_have_one_in_flight_each(
@@ -542,6 +586,76 @@ async def test_what_may_not_be_reached_any_more_is_not_sent(database_url: str) -
 
     assert egress.sent == []
     assert (error, duration) == (Category.CONNECTION_FAILED, None)
+
+
+# -- what the times tell -------------------------------------------------------------------------------------------
+
+
+async def test_what_could_not_be_sent_is_under_way_until_a_fixed_time(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = Looks(monkeypatch)
+
+    async def refuse(sent: Sent) -> Outcome:
+        return REFUSED
+
+    egress = StubEgress(refuse)
+    async with open_database(database_url) as database:
+        with trio.CancelScope() as life:
+            async with open_bench(database_url, egress, connection_failed_seconds=600) as bench:
+                project = await project_in(bench)
+                row = await endpoint_in(bench, project)
+                forbidden = await endpoint_in(bench, project, url="https://10.0.0.1/")  # allowed, when it was saved
+                await bench.do(lambda conn: tell(conn, project, *[alert() for _ in range(9)]))
+                await bench.do(
+                    lambda conn: announce_test(conn, project, row.id, delivery_id=UUID(int=1), now=NOW) and None
+                )
+                await bench.until(_sent(egress, IN_FLIGHT_EACH))
+                await looks.more(bench)
+
+                # Neither its end nor the beginning of the next one tells when it was known.
+                assert len(egress.sent) == IN_FLIGHT_EACH
+                assert await bench.statuses(row) == {"pending": 10}
+                assert await bench.statuses(forbidden) == {"pending": 9}
+                life.cancel()
+                await trio.sleep_forever()
+
+        # Nor does a stop of the service.
+        rows = await database.transact(lambda conn: conn.execute("SELECT error FROM delivery_attempts").fetchall())
+    assert rows == [(None,)] * 2 * IN_FLIGHT_EACH
+
+
+async def test_whatever_failed_before_the_request_went_out_ends_at_the_same_time(database_url: str) -> None:
+    swallowed = 0.3
+
+    async def refuse(sent: Sent) -> Outcome:
+        if "swallows" in sent.url:
+            await trio.sleep(swallowed)
+        return REFUSED
+
+    async with open_bench(database_url, StubEgress(refuse), connection_failed_seconds=2 * swallowed) as bench:
+        project = await project_in(bench)
+        for url in ("https://closed.example/", "https://swallows.example/", "https://10.0.0.1/"):
+            row = await endpoint_in(bench, project, url=url)
+            await bench.do(partial(_test_once, project=project, webhook_id=row.id))
+        await bench.until_statuses(failed=3)
+        query = (
+            "SELECT extract(epoch FROM d.ended_at - a.began_at)::float8, a.duration_ms, a.error"
+            " FROM deliveries d JOIN delivery_attempts a USING (project_no, delivery_id)"
+        )
+        ends = await bench.do(lambda conn: conn.execute(query).fetchall())
+
+    assert all(seconds >= 2 * swallowed for seconds, _, _ in ends)
+    assert {(duration, error) for _, duration, error in ends} == {(None, "connection_failed")}
+
+
+def _test_once(conn: Connection, project: tuple[int, UUID], webhook_id: UUID) -> None:
+    announce_test(conn, project, webhook_id, delivery_id=webhook_id, now=NOW)
+
+
+def test_the_lease_outlasts_every_attempt_and_the_writing_down_of_it() -> None:
+    assert ATTEMPT_SECONDS < CONNECTION_FAILED_SECONDS
+    assert LEASE.total_seconds() > CONNECTION_FAILED_SECONDS + SETTLE_SECONDS
 
 
 # -- failures of ours ----------------------------------------------------------------------------------------------

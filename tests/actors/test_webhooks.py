@@ -72,7 +72,7 @@ class Bench:
     async def claim(self) -> store.Claim:
         def work(conn: Connection) -> list[store.Claim]:
             return store.claim_deliveries(
-                conn, limit=9, each=9, busy={}, lease=timedelta(minutes=1), after=(0, UUID(int=0))
+                conn, limit=9, each=9, each_project=9, busy={}, lease=timedelta(minutes=1), after=0
             )
 
         (claim,) = await self.database.transact(work)

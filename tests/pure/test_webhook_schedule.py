@@ -16,6 +16,7 @@ from logstitch.webhooks.schedule import (
     DeliveryStatus,
     DisabledReason,
     Verdict,
+    is_success,
     judge,
     wait_before,
 )
@@ -83,6 +84,23 @@ def test_five_days_of_trouble_disable_it_and_nothing_less(status: int | None, tr
 
     assert (verdict.disable is DisabledReason.FAILING) == (age >= FAILING_FOR)
     assert verdict.failing_since == NOW - age
+
+
+@given(
+    status=TROUBLE | SUCCESS | st.just(410),
+    tries_left=st.integers(0, TRIES),
+    since=st.none() | st.just(NOW - timedelta(days=9)),
+)
+def test_an_attempt_at_a_former_url_says_nothing_of_the_endpoint(
+    status: int | None, tries_left: int, since: datetime | None
+) -> None:
+    verdict = judge(status, tries_left=tries_left, failing_since=since, now=NOW, chance=0.5, moved=True)
+
+    assert (verdict.failing_since, verdict.disable) == (since, None)
+    if is_success(status):
+        assert verdict.status is DeliveryStatus.DELIVERED
+    else:
+        assert verdict.status is (DeliveryStatus.PENDING if tries_left else DeliveryStatus.FAILED)
 
 
 @pytest.mark.parametrize("hour_of_success", [None, 0, 60, 119])

@@ -30,7 +30,7 @@ from tests.support.service import wait_until
 from tests.support.webhooks import MINT, NOW, NOW_MS, SECRET, alert, make_project, make_webhook, tell, webhook
 
 ADA = UUID(int=7)
-START = (0, UUID(int=0))
+START = 0
 MINUTE = timedelta(minutes=1)
 FAILED = Ending(500, "http_error", 3)
 DELIVERED = Ending(200, None, 3)
@@ -67,12 +67,15 @@ def claim(
     *,
     limit: int = 64,
     each: int = 4,
-    busy: dict[UUID, int] | None = None,
+    each_project: int = 64,
+    busy: dict[tuple[int, UUID], int] | None = None,
     lease: timedelta = MINUTE,
-    after: tuple[int, UUID] = START,
+    after: int = START,
 ) -> list[Claim]:
     """Claim what is due, and commit."""
-    found = store.claim_deliveries(conn, limit=limit, each=each, busy=busy or {}, lease=lease, after=after)
+    found = store.claim_deliveries(
+        conn, limit=limit, each=each, each_project=each_project, busy=busy or {}, lease=lease, after=after
+    )
     conn.commit()
     return found
 
@@ -280,9 +283,39 @@ def test_no_more_of_one_endpoint_than_it_may_have_in_flight(conn: Connection, pr
     tell(conn, project, *[alert() for _ in range(10)])
 
     assert Counter(one.webhook_id for one in claim(conn)) == {slow.id: 4, other.id: 4, failing.id: 1}
-    busy = {slow.id: 4, other.id: 3, failing.id: 1}
+    no = project[0]
+    busy = {(no, slow.id): 4, (no, other.id): 3, (no, failing.id): 1}
     assert [one.webhook_id for one in claim(conn, busy=busy)] == [other.id]
-    assert claim(conn, busy=busy | {other.id: 5}) == []
+    assert claim(conn, busy=busy | {(no, other.id): 5}) == []
+
+
+def test_no_more_of_one_project_than_it_may_have_in_flight(conn: Connection, project: tuple[int, UUID]) -> None:
+    mine = [make_webhook(conn, project[0]) for _ in range(5)]
+    tell(conn, project, *[alert() for _ in range(9)])
+    neighbour = make_project(conn)
+    theirs = make_webhook(conn, neighbour[0])
+    tell(conn, neighbour, *[alert() for _ in range(9)])
+
+    found = Counter(one.webhook_id for one in claim(conn, each_project=12))
+    assert found.pop(theirs.id) == 4
+    assert found.total() == 12
+    assert sorted(found.values()) == [2, 2, 2, 3, 3]  # in turns
+
+    busy = {(project[0], row.id): found[row.id] for row in mine} | {(neighbour[0], theirs.id): 2}
+    assert [one.webhook_id for one in claim(conn, each_project=12, busy=busy)] == [theirs.id] * 2
+    # What it has in flight of an endpoint that is deleted counts, too.
+    gone = {(project[0], uuid4()): 11}
+    assert len([one for one in claim(conn, each_project=12, busy=gone) if one.project_no == project[0]]) == 1
+
+
+def test_of_a_project_the_endpoint_with_the_fewest_in_flight_comes_first(
+    conn: Connection, project: tuple[int, UUID]
+) -> None:
+    rows = [make_webhook(conn, project[0]) for _ in range(3)]
+    tell(conn, project, *[alert() for _ in range(9)])
+    busy = dict(zip([(project[0], row.id) for row in rows], [3, 1, 2], strict=True))
+
+    assert Counter(one.webhook_id for one in claim(conn, each_project=7, busy=busy)) == {rows[1].id: 1}
 
 
 def test_the_oldest_of_an_endpoint_first(conn: Connection, project: tuple[int, UUID]) -> None:
@@ -297,7 +330,7 @@ def test_the_oldest_of_an_endpoint_first(conn: Connection, project: tuple[int, U
     assert [orjson.loads(body)["data"]["alert"]["id"] for body in found] == [alert_fields(one)["id"] for one in told]
 
 
-def test_a_claim_that_is_full_is_gone_on_with_behind_its_last_endpoint(conn: Connection) -> None:
+def test_a_claim_that_is_full_is_gone_on_with_behind_its_last_project(conn: Connection) -> None:
     for _ in range(3):
         somebody = make_project(conn)
         for _ in range(3):
@@ -305,15 +338,19 @@ def test_a_claim_that_is_full_is_gone_on_with_behind_its_last_endpoint(conn: Con
         tell(conn, somebody, *[alert() for _ in range(5)])
     conn.commit()
 
-    turns: list[UUID] = []
+    busy: Counter[tuple[int, UUID]] = Counter()
+    turns: list[Claim] = []
     after = START
-    for _ in range(5):
-        found = claim(conn, limit=2, each=1, after=after)
-        turns += [one.webhook_id for one in found]
-        after = (found[-1].project_no, found[-1].webhook_id) if len(found) == 2 else START
+    for _ in range(9):
+        found = claim(conn, limit=2, each=1, busy=busy, after=after)
+        turns += found
+        busy.update((one.project_no, one.webhook_id) for one in found)
+        after = found[-1].project_no if len(found) == 2 else START
 
-    assert turns[:9] == sorted(turns[:9])
-    assert len(set(turns[:9])) == 9  # everybody had a turn before anybody had two
+    # Every project had a turn before any had two, and every endpoint before any had two.
+    assert len({one.project_no for one in turns[:6]}) == 3
+    assert set(busy.values()) == {1}
+    assert len(busy) == 9
 
 
 def test_two_that_claim_at_once_never_get_the_same(database_url: str, project: tuple[int, UUID]) -> None:
@@ -349,23 +386,24 @@ def test_a_claim_looks_at_no_more_of_a_long_queue_than_it_takes(conn: Connection
     conn.autocommit = True
     conn.execute("VACUUM ANALYZE deliveries")
 
-    seen = rows_seen(conn, busy={slow.id: 4})
+    seen = rows_seen(conn, busy={(project[0], slow.id): 4})
 
     assert seen < 100
-    found = claim(conn, busy={slow.id: 4})
+    found = claim(conn, busy={(project[0], slow.id): 4})
     assert [one.webhook_id for one in found] == [quick.id]
 
 
-def rows_seen(conn: Connection, busy: dict[UUID, int]) -> int:
+def rows_seen(conn: Connection, busy: dict[tuple[int, UUID], int]) -> int:
     """Rows of ``deliveries`` that a claim looks at."""
     values = {
         "limit": 64,
         "each": 4,
-        "busy_webhooks": list(busy),
+        "each_project": 32,
+        "busy_projects": [project_no for project_no, _ in busy],
+        "busy_webhooks": [webhook_id for _, webhook_id in busy],
         "busy": list(busy.values()),
         "lease": 60.0,
         "after_project": 0,
-        "after_webhook": UUID(int=0),
     }
     with conn.transaction(force_rollback=True):
         explain = b"EXPLAIN (ANALYZE, FORMAT JSON) " + store._sql.claim_deliveries.encode()
@@ -474,6 +512,44 @@ def test_what_disables_an_endpoint(
     assert of_it == ({"pending": 3} if reason is None else {"failed": 1, "cancelled": 2})
     assert standing(conn, project, bystander) == bystander
     assert tell(conn, project) == (2 if reason is None else 1)
+
+
+@pytest.mark.parametrize("ending", [DELIVERED, FAILED, Ending(410, "http_error", 3)])
+@pytest.mark.parametrize("age", [timedelta(hours=1), timedelta(days=5)])
+def test_what_comes_from_a_former_url_says_nothing_of_the_endpoint(
+    conn: Connection, project: tuple[int, UUID], ending: Ending, age: timedelta
+) -> None:
+    row = make_webhook(conn, project[0])
+    tell(conn, project, alert(), alert())
+    conn.commit()
+    (late,) = claim(conn, each=1)
+    (now,) = conn.execute("SELECT now()").fetchone() or (NOW,)
+    moved = webhook(id=row.id, url="https://new.example/hook", failing_since=now - age)
+    store.update_webhook(conn, project[0], moved)
+
+    verdict = settle(conn, late, ending, 0.5)
+
+    assert verdict is not None
+    assert verdict.disable is None
+    assert standing(conn, project, row) == moved
+    assert statuses(conn) == ({"delivered": 1, "pending": 1} if ending == DELIVERED else {"pending": 2})
+    conn.commit()
+    assert late.delivery_id not in [one.delivery_id for one in claim(conn, lease=timedelta(hours=1))]
+    pass_time(conn, WAITS[1])
+    # It goes on by its schedule, at the new URL.
+    again = [(one.delivery_id, one.attempt, one.url) for one in claim(conn)]
+    assert again == ([] if ending == DELIVERED else [(late.delivery_id, 2, moved.url)])
+
+
+def test_a_first_failure_at_a_former_url_is_none_of_the_new_one(conn: Connection, project: tuple[int, UUID]) -> None:
+    row = make_webhook(conn, project[0])
+    tell(conn, project)
+    late = claim_one(conn)
+    store.update_webhook(conn, project[0], webhook(id=row.id, url="https://new.example/hook"))
+
+    settle(conn, late, FAILED, 0.5)
+
+    assert standing(conn, project, row).failing_since is None
 
 
 # -- endpoints that go away ----------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ SELECT webhook_id, url, description, min_severity, events, enabled, disabled_rea
 FROM webhooks WHERE project_no = %(project_no)s AND webhook_id = %(webhook_id)s FOR UPDATE;
 
 -- name: lock_standing
-SELECT enabled, failing_since FROM webhooks
+SELECT enabled, failing_since, url FROM webhooks
 WHERE project_no = %(project_no)s AND webhook_id = %(webhook_id)s FOR NO KEY UPDATE;
 
 -- name: list_webhooks
@@ -127,35 +127,46 @@ UPDATE deliveries SET status = 'pending', due_at = now(), ended_at = NULL,
 WHERE project_no = %(project_no)s AND delivery_id = %(delivery_id)s;
 
 -- name: claim_deliveries
--- From one endpoint with something pending to the next, by the index and beyond an endpoint; of each, the oldest of
--- what is due, as many as it may have in flight. However much waits for one, no more of it is looked at. Everything is
--- lateral, so that the order of the walk stays, and it ends when there is enough.
+-- From one project with something pending to the next, by the index. Of each, endpoint by endpoint, the oldest of what
+-- is due, as many as the endpoint may have in flight; of these as many as the project may, those first whose endpoint
+-- has the fewest. However much waits for one, no more of it is looked at. Everything is lateral, so that the order of
+-- the walk stays, and it ends when there is enough.
 WITH RECURSIVE waiting AS (
-    (SELECT project_no, webhook_id FROM deliveries
-     WHERE status = 'pending' AND (project_no, webhook_id) > (%(after_project)s::int, %(after_webhook)s::uuid)
-     ORDER BY project_no, webhook_id LIMIT 1)
+    (SELECT project_no FROM deliveries
+     WHERE status = 'pending' AND project_no > %(after_project)s::int ORDER BY project_no LIMIT 1)
     UNION ALL
-    SELECT next.project_no, next.webhook_id FROM waiting CROSS JOIN LATERAL (
-        SELECT d.project_no, d.webhook_id FROM deliveries d
-        WHERE d.status = 'pending' AND (d.project_no, d.webhook_id) > (waiting.project_no, waiting.webhook_id)
-        ORDER BY d.project_no, d.webhook_id LIMIT 1) AS next
+    SELECT next.project_no FROM waiting CROSS JOIN LATERAL (
+        SELECT d.project_no FROM deliveries d
+        WHERE d.status = 'pending' AND d.project_no > waiting.project_no ORDER BY d.project_no LIMIT 1) AS next
 ), picked AS MATERIALIZED (
-    SELECT d.*, w.url, w.keys
+    SELECT turns.*
     FROM waiting CROSS JOIN LATERAL (
-        SELECT w.enabled, w.url,
-               CASE WHEN w.former_until > now() THEN ARRAY[w.secret, w.former_secret] ELSE ARRAY[w.secret] END AS keys,
-               CASE WHEN w.failing_since IS NULL THEN %(each)s::int ELSE 1 END
-                   - coalesce((SELECT b.busy
-                               FROM unnest(%(busy_webhooks)s::uuid[], %(busy)s::int[]) AS b (webhook_id, busy)
-                               WHERE b.webhook_id = w.webhook_id), 0) AS room
-        FROM webhooks w WHERE w.project_no = waiting.project_no AND w.webhook_id = waiting.webhook_id LIMIT 1
-    ) AS w CROSS JOIN LATERAL (
-        SELECT d.project_no, d.delivery_id, d.webhook_id
-        FROM deliveries d
-        WHERE d.project_no = waiting.project_no AND d.webhook_id = waiting.webhook_id AND d.status = 'pending'
-          AND d.due_at <= now() AND (w.enabled OR d.alert_id IS NULL)
-        ORDER BY d.due_at LIMIT greatest(w.room, 0) FOR UPDATE SKIP LOCKED
-    ) AS d
+        SELECT coalesce(sum(b.busy), 0) AS busy
+        FROM unnest(%(busy_projects)s::int[], %(busy)s::int[]) AS b (project_no, busy)
+        WHERE b.project_no = waiting.project_no
+    ) AS project CROSS JOIN LATERAL (
+        SELECT d.project_no, d.delivery_id, d.webhook_id, w.url, w.keys
+        FROM (
+            SELECT w.webhook_id, w.enabled, w.url, coalesce(b.busy, 0) AS busy,
+                   CASE WHEN w.former_until > now() THEN ARRAY[w.secret, w.former_secret]
+                        ELSE ARRAY[w.secret] END AS keys,
+                   CASE WHEN w.failing_since IS NULL THEN %(each)s::int ELSE 1 END - coalesce(b.busy, 0) AS room
+            FROM webhooks w
+            LEFT JOIN unnest(%(busy_projects)s::int[], %(busy_webhooks)s::uuid[], %(busy)s::int[])
+                AS b (project_no, webhook_id, busy) USING (project_no, webhook_id)
+            WHERE w.project_no = waiting.project_no
+        ) AS w CROSS JOIN LATERAL (
+            SELECT held.*, row_number() OVER (ORDER BY held.due_at) AS nth
+            FROM (
+                SELECT d.project_no, d.delivery_id, d.webhook_id, d.due_at
+                FROM deliveries d
+                WHERE d.project_no = waiting.project_no AND d.webhook_id = w.webhook_id AND d.status = 'pending'
+                  AND d.due_at <= now() AND (w.enabled OR d.alert_id IS NULL)
+                ORDER BY d.due_at LIMIT greatest(w.room, 0) FOR UPDATE SKIP LOCKED
+            ) AS held
+        ) AS d
+        ORDER BY w.busy + d.nth, d.due_at, d.webhook_id LIMIT greatest(%(each_project)s::int - project.busy, 0)
+    ) AS turns
     LIMIT %(limit)s
 ), begun AS (
     UPDATE deliveries d
