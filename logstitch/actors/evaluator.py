@@ -4,9 +4,9 @@ The events table is the truth, and messages only make it quick: events that inge
 the position are taken from memory; after a gap (of another process, of what had no room) they are read by ``seq``. One
 process looks at a time, the one with the lease. The others stand by and drop what they are told.
 
-Memory runs ahead of the tables by nothing that matters: what fired is written with the position before the next event
-is looked at, and everything else comes out the same when it is looked at again. So a position without alerts is written
-now and then, and an evaluator that has lost its lease forgets everything, for somebody else has it all.
+Memory runs ahead of the tables by nothing that matters: what fired is written with the position before anything behind
+it is looked at, and everything else comes out the same when it is looked at again. So a position without alerts is
+written now and then, and an evaluator that has lost its lease forgets everything, for somebody else has it all.
 
 A change of rules is an event in the log. What is behind it is looked at by the rules as they are there, however late.
 """
@@ -14,6 +14,7 @@ A change of rules is an event in the log. What is behind it is looked at by the 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -46,14 +47,20 @@ MakeDetector = Callable[[Sequence[ActiveRule]], Detector]
 TAKE: Final = 32
 """Messages taken from the mailbox at a time."""
 SLICE: Final = 16
-"""Events between two looks at what has fired: each may fire every rule, with a hundred ids each."""
+"""Events between two looks at what has fired and at the clock, or fewer where there are many rules."""
+SLICE_WORK, WARM_WORK = 512, 4096
+"""Events times rules, of such a slice (each may fire, with a hundred ids) and of a slice of the past."""
 CHUNK: Final = 256
-"""Events between two checkpoints: a millisecond."""
+"""Events after which what has fired is not put off any longer, nor a checkpoint."""
+YIELD_SECONDS: Final = 0.005
+"""For how long events are looked at between two checkpoints; then everybody else has a turn."""
 LONG_PAGE: Final = 20_000
 """Events that are read together while much has to be given back to the detector, which means reading a long past: the
 more there are, the less often."""
 FIRINGS: Final = 256
-"""Alerts of one transaction, beyond which it is not put off any longer."""
+"""Alerts beyond which it is not put off any longer to write them."""
+PORTION: Final = 64
+"""Alerts of one transaction, of which each may be told to 20 endpoints. One event may fire 500 rules."""
 STAND_BY_SECONDS: Final = 2.0
 """Between two attempts to get the lease."""
 WRITE_SECONDS: Final = 1.0
@@ -78,6 +85,9 @@ TURN_SECONDS: Final = 4.0
 """How long a transaction waits for its turn."""
 TRANSACT_SECONDS: Final = 5.0
 """For one transaction."""
+SLOW_SECONDS: Final = TRANSACT_SECONDS / 2
+"""What fails after so long may have failed for its size, and is tried again by halves; a server that refuses
+connections is found out sooner."""
 
 _chance = SystemRandom().random
 
@@ -187,6 +197,7 @@ class _Look:
         self._detector: Detector
         self._page_facts = evaluation.PAGE_FACTS
         self._thread = trio.CapacityLimiter(1)
+        self._portion = PORTION
         self._old_versions = True
         """There may be versions of rules that nobody needs."""
         self._kept_at = trio.current_time()
@@ -204,8 +215,9 @@ class _Look:
                 await self._read_on()
             self._report()
 
-    def _report(self) -> None:
-        self._mailbox.report(leads=1, position=self._position, lag=max(0, self._head - self._position))
+    def _report(self, head: int = 0) -> None:
+        lag = max(0, self._head - self._position, head - self._position)
+        self._mailbox.report(leads=1, position=self._position, lag=lag)
 
     async def leave(self) -> None:
         """Write how far it has come and let others have the rest, unless they have it already."""
@@ -283,9 +295,17 @@ class _Look:
             try:
                 return await transact(work)
             except DatabaseUnavailable:
-                self._mailbox.progress()  # it is not this actor that is stuck, nor would its restart mend anything
-                await trio.sleep(pause * (0.5 + _chance() / 2))
-                pause = min(pause * 2, LAST_PAUSE)
+                pause = await self._wait_to_insist(pause)
+
+    async def _wait_to_insist(self, pause: float) -> float:
+        """Wait for about ``pause`` seconds, and show how far behind that leaves us; returns the next pause."""
+        self._mailbox.progress()  # it is not this actor that is stuck, nor would its restart mend anything
+        self._report()
+        await trio.sleep(pause * (0.5 + _chance() / 2))
+        # Where it is this one transaction that fails and not the database, the lease is kept, and the lag is known.
+        await self._keep_when_due()
+        self._report()
+        return min(pause * 2, LAST_PAUSE)
 
     # -- the past ----------------------------------------------------------------------------------------------------
 
@@ -316,7 +336,7 @@ class _Look:
         )
         while after < self._position:
             page = await self._read(after, self._position)
-            for chunk in _chunks(page.facts, CHUNK):
+            for chunk in _chunks(page.facts, self._slice(CHUNK, WARM_WORK)):
                 detector.warm(chunk, {})
                 await trio.lowlevel.checkpoint()
             after = page.through
@@ -340,10 +360,11 @@ class _Look:
     async def _missing(self, facts: Sequence[Fact]) -> Missing:
         """What the detector has to be given back before it can take these, which come next."""
         missing = Missing()
-        for chunk in _chunks(facts, CHUNK):
+        turn = _Turn()
+        for chunk in _chunks(facts, self._slice(CHUNK, WARM_WORK)):
             if more := self._detector.missing(chunk):
                 missing = _both(missing, more) if missing else replace(more, before_seq=facts[0].seq)
-                await trio.lowlevel.checkpoint()
+            await turn.end_when_due()
         self._page_facts = LONG_PAGE if missing else evaluation.PAGE_FACTS
         return missing
 
@@ -413,7 +434,8 @@ class _Look:
             await self._recall(missing)
         firings: list[Firing] = []
         taken = 0
-        for some in _chunks(facts, SLICE):
+        turn = _Turn()
+        for some in _chunks(facts, self._slice(SLICE, SLICE_WORK)):
             firings += detector.take(some)
             taken += len(some)
             if len(firings) >= FIRINGS or (firings and taken >= CHUNK):
@@ -422,23 +444,54 @@ class _Look:
             if taken >= CHUNK:
                 taken = 0
                 self._position = some[-1].seq
-                await trio.lowlevel.checkpoint()
+                await turn.end()
+            else:
+                await turn.end_when_due()
         if firings:
             await self._record(firings, through)
         self._position = through
         detector.trim()
 
+    def _slice(self, most: int, work: int) -> int:
+        """How many events to take at a time, ``most`` at most, for that much work by the rules that hold."""
+        enabled = sum(active.rule.enabled for active in self._rules)
+        return max(1, min(most, work // max(1, enabled)))
+
     async def _record(self, firings: Sequence[Firing], seq: int) -> None:
-        """Write what was fired by events up to ``seq``; nothing behind it is looked at before that is done."""
+        """Write what was fired by events up to ``seq``; nothing behind it is looked at before that is done.
+
+        In portions, however many one event has fired: what takes too long would take too long again and again.
+        """
+        done, pause = 0, FIRST_PAUSE
+        while done < len(firings):
+            some = firings[done : done + self._portion]
+            rest = done + len(some)
+            through = some[-1].seq if rest < len(firings) else seq
+            whole = rest == len(firings) or firings[rest].seq > through
+            began = trio.current_time()
+            try:
+                await self._write(some, through, whole=whole)
+            except DatabaseUnavailable:
+                if trio.current_time() >= began + SLOW_SECONDS:
+                    self._portion = max(1, len(some) // 2)
+                pause = await self._wait_to_insist(pause)
+            else:
+                done, pause = rest, FIRST_PAUSE
+        self._portion = min(PORTION, self._portion * 2)
+
+    async def _write(self, firings: Sequence[Firing], seq: int, *, whole: bool) -> None:
+        """Write the next portion, in one transaction. Raises ``DatabaseUnavailable``."""
         alerts = evaluation.alerts_of(firings, self._mint)
-        found = Found((self._project_no, self._project_id), self._fence, seq, alerts)
-        await self._insist(
-            self._share.write, partial(evaluation.record, found=found, mint=self._mint_in_thread, now=self._now())
+        found = Found((self._project_no, self._project_id), self._fence, seq, alerts, whole)
+        head = await self._share.write(
+            partial(evaluation.record, found=found, mint=self._mint_in_thread, now=self._now())
         )
-        self._position = self._written = seq
+        self._position = self._written = found.position
         self._kept_at = trio.current_time()
         for alert, _ in alerts:
             metrics.alert_fired(alert.severity.value)
+        self._mailbox.progress()
+        self._report(head)
 
     async def _change_rules(self, received_at_ms: int) -> None:
         """Go on by the rules that hold behind the position."""
@@ -454,6 +507,23 @@ class _Look:
             fired = await self._fired(silence_ms + GRACE_MS, received_at_ms)
             self._detector.replace_rules(rules, fired)
             self._rules = rules
+
+
+class _Turn:
+    """Work on the loop's time, which ends after ``YIELD_SECONDS``."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    async def end_when_due(self) -> None:
+        """Let others have a turn, if this one was long enough."""
+        if time.monotonic() - self._began >= YIELD_SECONDS:
+            await self.end()
+
+    async def end(self) -> None:
+        """Let others have a turn, and begin the next one."""
+        await trio.lowlevel.checkpoint()
+        self._began = time.monotonic()
 
 
 def _asks_for_the_past(before: Sequence[ActiveRule], after: Sequence[ActiveRule]) -> bool:

@@ -3,6 +3,9 @@
 What fires is a function of the events in the order of ``seq`` and of the rules, which are versions by ``seq``. So it
 does not matter who looks, when, or how often; and what was fired is written with the position up to which somebody has
 looked, in one transaction. Whoever looks again begins at the position, and fires nothing twice.
+
+What one event fires may be too much for one transaction. Then it is written in parts, and the position stays before the
+event until the last one. Whoever looks at it again finds what is written, which is neither stored nor told again.
 """
 
 from __future__ import annotations
@@ -237,29 +240,38 @@ def alerts_of(firings: Sequence[Firing], mint: UlidMint) -> list[tuple[Alert, in
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What looking at the events up to ``seq`` has come to, to be written under ``lease``."""
+    """What looking at the events up to ``seq`` has come to, or the next part of it, to be written under ``fence``."""
 
     project: tuple[int, UUID]
     """Its number, and its id outside."""
     fence: int
     seq: int
     alerts: Sequence[tuple[Alert, int]]
+    whole: bool = True
+    """Whether the event ``seq`` has fired nothing more than is in here and was written before."""
+
+    @property
+    def position(self) -> int:
+        """Up to where all is written when this is."""
+        return self.seq if self.whole else self.seq - 1
 
 
-def record(conn: Connection, found: Found, *, mint: UlidMint, now: datetime) -> None:
+def record(conn: Connection, found: Found, *, mint: UlidMint, now: datetime) -> int:
     """Write the position, the alerts, and whom to tell of them. ``mint`` is for the ids of deliveries.
+    Returns the newest ``seq``.
 
-    It may be run again after a run of which nobody knows whether it was committed: the position tells. Nobody else
-    writes it under this fence. Raises ``LeaseLost``.
+    It may be run again after a run of which nobody knows whether it was committed: the position tells, and of a part of
+    what an event has fired, the alerts that are there. Nobody else writes them under this fence. Raises ``LeaseLost``.
     """
     project_no, _ = found.project
     if store.lock_position(conn, project_no, found.fence) >= found.seq:
-        return
-    store.advance(conn, project_no, found.fence, found.seq)
+        return store.find_head(conn, project_no)
+    head = store.advance(conn, project_no, found.fence, found.position)
     new = [_new_alert(alert, seq) for alert, seq in found.alerts]
     stored = store.insert_alerts(conn, project_no, new)
     announced = [alert for alert, _ in found.alerts if alert.id in stored]
     announce(conn, found.project, WebhookEvent.TRIGGERED, announced, mint=mint, now=now)
+    return head
 
 
 def _new_alert(alert: Alert, seq: int) -> NewAlert:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
 from typing import Any, TypeVar
@@ -19,11 +22,14 @@ from logstitch.actors.evaluator import Evaluator, Share
 from logstitch.actors.messages import CreateRule, RuleDraft
 from logstitch.actors.messages.alerts import CatchUp
 from logstitch.actors.supervisor import open_supervisor
-from logstitch.detection.detector import ActiveRule, Detector
-from logstitch.detection.rules import Distinct, GroupBy
+from logstitch.detection.detector import ActiveRule, Detector, Fact, Firing
+from logstitch.detection.rules import Distinct, GroupBy, Rule
 from logstitch.errors import DatabaseUnavailable
+from logstitch.ids import UlidMint
 from logstitch.recording import evaluation
+from logstitch.recording.alert_rules import rule_change, rules_at
 from logstitch.redaction.rules import Behavior, RuleType
+from logstitch.store import alerts as store
 from logstitch.store.database import Connection, Database, open_database
 from logstitch.store.migrations import migrate
 from tests.actors.lifecycle import LIFECYCLE, Check, Subject
@@ -49,6 +55,7 @@ from tests.support.webhooks import make_webhook
 T = TypeVar("T")
 SECOND = 1000
 MINUTE = 60 * SECOND
+MINT = UlidMint()
 
 
 # -- what is fired ---------------------------------------------------------------------------------------------------
@@ -145,6 +152,254 @@ async def test_many_alerts_at_once_are_written_in_portions(database_url: str, mo
             assert len(await post.alerts()) == 100
             assert await post.alerts() == await post.expected()
     assert max(len(values["found"].alerts) for values in records) <= actor_module.SLICE
+
+
+# -- what is too much for one transaction ----------------------------------------------------------------------------
+
+
+async def make_rules(post: Post, rules: Sequence[Rule]) -> None:
+    """Make them all in one transaction."""
+
+    def make(conn: Connection) -> None:
+        for one in rules:
+            decide = create(one, START_MS)
+            now = datetime.fromtimestamp(START_MS / 1000, UTC)
+            rule_change(post.no, decide, by=ADA, event_id=MINT.one(START_MS), now=now).run(conn)
+        head = store.find_head(conn, post.no)
+        post.chronicle.note(head, rules_at(conn, post.no, head))
+
+    await post.database.transact(make, timeout=30)
+
+
+def many_rules(count: int, **changes: Any) -> list[Rule]:
+    """Rules that one login fires, all of them."""
+    return [rule(**{"threshold": 1, "cooldown_seconds": 0} | changes) for _ in range(count)]
+
+
+async def told(post: Post) -> list[int]:
+    """How often each alert is in the outbox, for one endpoint each time."""
+    rows = await post.bench.rows(
+        "SELECT count(*) FROM deliveries WHERE project_no = %(no)s GROUP BY alert_id, webhook_id"
+    )
+    return [number for (number,) in rows]
+
+
+class Recording(Share):
+    """What is told of the transactions that write alerts, before each and after it."""
+
+    async def write(self, work: Callable[[Connection], T], *, seconds: float = 5.0) -> T:
+        if not (isinstance(work, partial) and work.func is evaluation.record):
+            return await super().write(work, seconds=seconds)
+        await self.before(work.keywords["found"])
+        result: T = await super().write(work, seconds=self.seconds(seconds))
+        await self.after(work.keywords["found"])
+        return result
+
+    def seconds(self, seconds: float) -> float:
+        return seconds
+
+    async def before(self, found: evaluation.Found) -> None: ...
+
+    async def after(self, found: evaluation.Found) -> None: ...
+
+
+async def test_an_event_that_fires_every_rule_holds_up_nothing_for_long(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given 500 rules, 20 endpoints and a slow database, where all the alerts of one event take longer than one
+    transaction may, when a login fires all rules, they come, and so does what another rule fires behind them."""
+    monkeypatch.setattr(actor_module, "SLOW_SECONDS", 0.5)
+    sizes: list[int] = []
+
+    class Noting(Detector):
+        def take(self, facts: Sequence[Fact]) -> list[Firing]:
+            sizes.append(len(facts))
+            return super().take(facts)
+
+    class Impatient(Recording):
+        def seconds(self, seconds: float) -> float:
+            return 1.0
+
+    def copy_rule(conn: Connection) -> None:
+        conn.execute(
+            "INSERT INTO alert_rules SELECT (jsonb_populate_record(r, jsonb_build_object("
+            " 'rule_id', gen_random_uuid(), 'created_at', r.created_at + n * interval '1 ms'))).*"
+            " FROM alert_rules r, generate_series(1, 499) n"
+        )
+
+    def slow(conn: Connection) -> None:
+        conn.execute(
+            "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN PERFORM pg_sleep(0.004); RETURN NEW; END $$"
+        )
+        conn.execute("CREATE TRIGGER dawdle BEFORE INSERT ON alerts FOR EACH ROW EXECUTE FUNCTION dawdle()")
+
+    async with open_post(database_url, looks=False) as quiet:
+        await make_rules(quiet, many_rules(1))
+        await quiet.database.transact(copy_rule)
+        for _ in range(20):
+            await quiet.database.transact(partial(make_webhook, project_no=quiet.no))
+        await quiet.database.transact(slow)
+        await quiet.send(login(), *[failed("eve") for _ in range(5)])
+        async with open_post(database_url, beside=quiet, share=Impatient, make_detector=Noting) as post:
+            post.wake()
+            await post.looked()
+            fired = await post.alerts()
+            assert len(fired) == 501
+            assert fired[-1].rule_id == "auth_brute_force"
+            assert await told(post) == [1] * 501 * 20
+    assert max(sizes) == 1, "so many rules have a turn with one event"
+
+
+@pytest.mark.parametrize("parts", range(1, 8))
+async def test_one_who_is_killed_between_two_parts_of_an_event_leaves_the_rest_to_the_next(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, parts: int
+) -> None:
+    """Given two logins, each of which fires ten rules, with and without a cooldown, when whoever looks comes to its end
+    after any part, every alert is there once and told of once."""
+    monkeypatch.setattr(actor_module, "PORTION", 3)
+    written: list[evaluation.Found] = []
+    over = trio.Event()
+
+    class Mortal(Recording):
+        async def after(self, found: evaluation.Found) -> None:
+            written.append(found)
+            if len(written) == parts:
+                await over.wait()
+
+    async with open_post(database_url, looks=False) as quiet:
+        await quiet.database.transact(partial(make_webhook, project_no=quiet.no))
+        await make_rules(quiet, [*many_rules(5), *many_rules(5, cooldown_seconds=60, group_by=GroupBy.TENANT_ID)])
+        await quiet.send(login(), login("u2", tenant_id="other"))
+        async with open_post(database_url, beside=quiet, share=Mortal) as first:
+            first.wake()
+            await until(lambda: len(written) == parts)
+            assert (await first.row())[0] == written[-1].position, "all that is before it is written, and no more"
+            assert len(await first.alerts()) == 3 * parts - (parts == 7)
+            await first.expire()
+            async with open_post(database_url, beside=quiet) as second:
+                second.wake()
+                await second.looked()
+                assert await second.alerts() == await second.expected()
+                assert await told(second) == [1] * 20
+                over.set()
+                await until(lambda: not first.leads)
+    assert any(not found.whole for found in written)
+
+
+async def test_a_part_of_which_nobody_heard_is_found_out(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actor_module, "PORTION", 3)
+    monkeypatch.setattr(actor_module, "FIRST_PAUSE", 0.001)
+
+    class Deaf(Recording):
+        calls = 0
+
+        async def after(self, found: evaluation.Found) -> None:
+            self.calls += 1
+            if self.calls % 2:
+                raise DatabaseUnavailable("The connection broke.")
+
+    async with open_post(database_url, share=Deaf) as post:
+        await post.database.transact(partial(make_webhook, project_no=post.no))
+        await make_rules(post, many_rules(10))
+        await post.send(login())
+        await post.looked()
+        assert await post.alerts() == await post.expected()
+        assert await told(post) == [1] * 10
+
+
+async def test_what_fails_after_long_is_tried_by_halves(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actor_module, "SLOW_SECONDS", 0)
+    monkeypatch.setattr(actor_module, "FIRST_PAUSE", 0.001)
+    sizes: list[int] = []
+
+    class Narrow(Recording):
+        async def before(self, found: evaluation.Found) -> None:
+            sizes.append(len(found.alerts))
+            if len(found.alerts) > 5:
+                raise DatabaseUnavailable("The database did not answer in time.")
+
+    async with open_post(database_url, share=Narrow) as post:
+        await make_rules(post, many_rules(40))
+        await post.send(login())
+        await post.looked()
+        assert await post.alerts() == await post.expected()
+        assert sizes == [40, 20, 10] + [5] * 8
+
+
+async def test_what_fails_at_once_is_not_tried_by_halves(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actor_module, "FIRST_PAUSE", 0.001)
+    sizes: list[int] = []
+
+    class Flaky(Recording):
+        async def before(self, found: evaluation.Found) -> None:
+            sizes.append(len(found.alerts))
+            if len(sizes) < 3:
+                raise DatabaseUnavailable("The database cannot be reached.")
+
+    async with open_post(database_url, share=Flaky) as post:
+        await make_rules(post, many_rules(40))
+        await post.send(login())
+        await post.looked()
+        assert sizes == [40, 40, 40]
+
+
+async def test_one_who_cannot_write_tells_how_far_it_is_behind_and_keeps_the_lease(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actor_module, "LAST_PAUSE", 0.1)
+    monkeypatch.setattr(actor_module, "RENEW_SECONDS", 0.1)
+
+    class Refusing(Recording):
+        refuses = True
+
+        async def before(self, found: evaluation.Found) -> None:
+            if Refusing.refuses:
+                raise DatabaseUnavailable("The database did not answer in time.")
+
+    async with open_post(database_url, share=Refusing) as post:
+        await post.send(*[failed("eve") for _ in range(5)])
+        await until(lambda: post.gauges().get("lag") == 5)
+        await post.send(*[login() for _ in range(7)])
+        await until(lambda: post.gauges().get("lag") == 12)
+        await post.expire()
+        await until(lambda: _held(post))
+        Refusing.refuses = False
+        await post.looked()
+        assert await post.alerts() == await post.expected()
+        assert len(await post.alerts()) == 1
+
+
+async def _held(post: Post) -> bool:
+    return (await post.row())[1:] == (1, True)
+
+
+async def test_others_have_a_turn_while_many_events_are_looked_at(database_url: str) -> None:
+    beats = 0
+    takes: list[int] = []
+
+    class Slow(Detector):
+        def take(self, facts: Sequence[Fact]) -> list[Firing]:
+            takes.append(beats)
+            time.sleep(actor_module.YIELD_SECONDS)
+            return super().take(facts)
+
+    async def beat() -> None:
+        nonlocal beats
+        while True:
+            beats += 1
+            await trio.lowlevel.checkpoint()
+
+    async with open_post(database_url, looks=False) as quiet:
+        await quiet.send(*[login() for _ in range(200)])
+        async with open_post(database_url, beside=quiet, make_detector=Slow) as post, trio.open_nursery() as nursery:
+            nursery.start_soon(beat)
+            post.wake()
+            await post.looked()
+            nursery.cancel_scope.cancel()
+    assert len(takes) >= 200 / actor_module.SLICE
+    # The beat of a turn comes before or after what else is done in it, so that two slices may see the same one.
+    assert max(Counter(takes).values()) <= 2, "between any two slices there was a turn"
 
 
 # -- gaps ------------------------------------------------------------------------------------------------------------
