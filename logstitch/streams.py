@@ -22,6 +22,13 @@ ALL_BYTES: Final = 256 * 1024 * 1024
 """Bytes of events of all streams together. Nobody pays for them, so they must not fill the disk of those who do."""
 ALL_STREAMS: Final = 100_000
 """Active streams."""
+ADDRESS_STREAMS: Final = 20
+"""Streams that one client address may begin in an hour, where the operator says nothing else."""
+ADDRESS_BURST: Final = 5
+"""Of them at once: a quarter of what an hour has, whatever the operator says, but no fewer than these."""
+ADDRESS_BYTES: Final = 32 * 1024 * 1024
+"""Bytes of events that one client address may send to streams in an hour: an eighth of what all may hold. More, in
+proportion, where it may begin more streams, since many clients are behind it then."""
 
 UUID4_PATTERN: Final = "[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-4[0-9A-Fa-f]{3}-[89ABab][0-9A-Fa-f]{3}-[0-9A-Fa-f]{12}"
 """RFC 9562: version 4, and the variant that the RFC is about."""

@@ -15,11 +15,12 @@ MAX_ADDRESSES: Final = 20_000
 
 
 class Throttle:
-    """Lets ``rate`` things an hour pass for each address, and as many at once for one that was quiet."""
+    """Lets ``rate`` things an hour pass for each address, and ``burst`` at once for one that was quiet."""
 
-    def __init__(self, rate: int, *, max_addresses: int = MAX_ADDRESSES) -> None:
-        """``rate`` of 0 lets nothing pass."""
+    def __init__(self, rate: int, *, burst: int | None = None, max_addresses: int = MAX_ADDRESSES) -> None:
+        """``rate`` of 0 lets nothing pass; without a ``burst``, an hour's worth may come at once."""
         self._rate = rate
+        self._burst = rate if burst is None else burst
         self._per_second = rate / 3600
         self._max = max_addresses
         # What each had left, and when that was; least recently touched first.
@@ -28,27 +29,28 @@ class Throttle:
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def take(self, address: str, now: float) -> float:
-        """Take one for the address at ``now`` (seconds on any clock): 0 when it may, else how many seconds to wait."""
-        if self._rate <= 0:
+    def take(self, address: str, now: float, count: int = 1) -> float:
+        """Take so many for the address at ``now`` (seconds on any clock): 0 when it may, else how many seconds to wait,
+        for ever where they are more than may come at once."""
+        if self._rate <= 0 or count > self._burst:
             return float("inf")
         left = self._left(address, now)
-        if left < 1:
-            return (1 - left) / self._per_second
-        self._put(address, left - 1, now)
+        if left < count:
+            return (count - left) / self._per_second
+        self._put(address, left - count, now)
         return 0.0
 
-    def give_back(self, address: str, now: float) -> None:
+    def give_back(self, address: str, now: float, count: int = 1) -> None:
         """What was taken for nothing."""
-        self._put(address, self._left(address, now) + 1, now)
+        self._put(address, self._left(address, now) + count, now)
 
     def _left(self, address: str, now: float) -> float:
-        left, then = self._buckets.get(address, (float(self._rate), now))
-        return min(float(self._rate), left + max(0.0, now - then) * self._per_second)
+        left, then = self._buckets.get(address, (float(self._burst), now))
+        return min(float(self._burst), left + max(0.0, now - then) * self._per_second)
 
     def _put(self, address: str, left: float, now: float) -> None:
         self._buckets.pop(address, None)
-        if left < self._rate:
+        if left < self._burst:
             self._buckets[address] = (left, now)
             if len(self._buckets) > self._max:
                 self._buckets.popitem(last=False)

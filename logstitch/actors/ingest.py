@@ -168,7 +168,12 @@ class Ingest:
                     await trio.lowlevel.checkpoint()
                     turn = trio.current_time()
             batch = PreparedBatch(
-                prepared, request.batch, request.received_at_ms, request.daily_limit, redacted.version
+                prepared,
+                request.batch,
+                request.received_at_ms,
+                request.daily_limit,
+                redacted.version,
+                sent=request.events,
             )
             await put(_Work(envelope, batch))
 

@@ -8,7 +8,9 @@ streams have, and stored. Everything that was asked before is decided again unde
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Final
 
 import structlog
@@ -20,6 +22,7 @@ from logstitch.actors.messages import Accepted
 from logstitch.actors.messages.streams import GetStreamInfo, StreamInfo, SubmitStreamEvents
 from logstitch.actors.slicing import in_turns
 from logstitch.errors import (
+    Conflict,
     DatabaseUnavailable,
     Forbidden,
     LogStitchError,
@@ -36,21 +39,27 @@ from logstitch.recording.streams import (
     StreamBatch,
     StreamCommit,
     StreamEvent,
+    conflict_within,
+    cost,
     ended,
     no_room,
     prepare_stream_event,
+    repeated_keys,
     stream_rules,
 )
 from logstitch.redaction.engine import Redaction, slices
 from logstitch.store import streams as store
 from logstitch.store.database import Connection, Database
 from logstitch.store.streams import StreamRow, Totals
+from logstitch.streams import ADDRESS_BURST, ADDRESS_BYTES, ADDRESS_STREAMS
 from logstitch.throttle import Throttle, network_of
 
 log = structlog.get_logger(__name__)
 
 TAKE: Final = 16
-"""Requests of one transaction: at most 1,600 events, and as many bytes as all anonymous bodies may have in memory."""
+"""Requests of one transaction: at most 1,600 events."""
+GROUP_BYTES: Final = 8 * 1024 * 1024
+"""Bytes of the bodies of one transaction, unless it is a single request."""
 THREAD_BYTES: Final = 256 * 1024
 """Requests of this size on are encoded in a thread: the event loop may not be kept from others for so long."""
 TURN_SECONDS: Final = 0.004
@@ -69,15 +78,26 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 Submission = Envelope[SubmitStreamEvents]
 
 
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """What is on the account of some network for requests that may still come to nothing: streams that they begin, by
+    their digests, and bytes. Whatever has come to something is taken out of here; the rest is given back."""
+
+    streams: dict[bytes, str] = field(default_factory=dict)
+    bytes: dict[Submission, tuple[str, int]] = field(default_factory=dict)
+
+
 class StreamIngest:
-    """Owns how many streams each address has begun lately, as far as this process has seen it."""
+    """Owns how many streams each address has begun lately and how much it has sent, as far as this process has seen
+    it."""
 
     def __init__(self, database: Database, mint: UlidMint, *, per_address: int, ceiling: Totals = CEILING) -> None:
-        """``per_address``: streams that one address may begin in an hour, and at once; 0 for no new streams."""
+        """``per_address``: streams that one address may begin in an hour; 0 for no new streams."""
         self._database = database
         self._mint = mint
         self._per_address = per_address
-        self._throttle = Throttle(per_address)
+        self._throttle = Throttle(per_address, burst=min(per_address, max(ADDRESS_BURST, per_address // 4)))
+        self._bytes = Throttle(max(ADDRESS_BYTES, ADDRESS_BYTES * per_address // ADDRESS_STREAMS))
         self._ceiling = ceiling
         self._thread = trio.CapacityLimiter(1)
         self._looks = trio.CapacityLimiter(LOOKS_AT_ONCE)
@@ -101,8 +121,8 @@ class StreamIngest:
                     else:
                         self._looking += 1
                         nursery.start_soon(self._look, envelope)
-                if submissions:
-                    await self._store(submissions, mailbox)
+                for group in _groups(submissions):
+                    await self._store(group, mailbox)
 
     # -- a look at one -----------------------------------------------------------------------------------------------
 
@@ -128,28 +148,29 @@ class StreamIngest:
     # -- events ------------------------------------------------------------------------------------------------------
 
     async def _store(self, submissions: Sequence[Submission], mailbox: Mailbox) -> None:
+        taken = _Taken()
         try:
-            admitted, taken = await self._admit(submissions)
-        except LogStitchError as error:
-            _refuse(submissions, error)
-            return
-        made: frozenset[bytes] = frozenset()
-        try:
+            try:
+                admitted = await self._admit(submissions, taken)
+            except LogStitchError as error:
+                _refuse(submissions, error)
+                return
             ready = []
             for envelope in admitted:
                 if (batch := await self._prepare(envelope)) is not None:
                     ready.append((envelope, batch))
                 mailbox.progress()
             if ready:
-                made = await self._commit(ready)
+                await self._commit(ready, taken)
         finally:
             now = trio.current_time()
-            for digest, address in taken.items():
-                if digest not in made:  # it was begun by nobody, or by somebody else
-                    self._throttle.give_back(address, now)
+            for network in taken.streams.values():  # begun by nobody, or by somebody else
+                self._throttle.give_back(network, now)
+            for network, size in taken.bytes.values():
+                self._bytes.give_back(network, now, size)
 
-    async def _admit(self, submissions: Sequence[Submission]) -> tuple[list[Submission], dict[bytes, str]]:
-        """Those that are worth the work; and which streams they will begin, if all goes well, on whose account."""
+    async def _admit(self, submissions: Sequence[Submission], taken: _Taken) -> list[Submission]:
+        """Those that are worth the work."""
         digests = list({envelope.message.digest for envelope in submissions})
 
         def read(conn: Connection) -> tuple[dict[bytes, StreamRow], Totals]:
@@ -157,7 +178,6 @@ class StreamIngest:
 
         rows, totals = await self._database.transact(read, hold=HOLD_SECONDS, read_only=True)
         admitted: list[Submission] = []
-        taken: dict[bytes, str] = {}
         for envelope in submissions:
             request = envelope.message
             row = rows.get(request.digest)
@@ -166,26 +186,54 @@ class StreamIngest:
                 refusal = Unavailable("Nobody waits for this any more.")
             elif row is not None:
                 refusal = ended(row, _moment(request.received_at_ms))
-            elif request.digest not in taken:
+            refusal = refusal or self._charge(envelope, taken)
+            begins = row is None and request.digest not in taken.streams
+            if refusal is None and begins:
                 refusal = self._begin(request, totals, taken)
+            if refusal is None and (refusal := await self._conflict_within(request)) is not None:
+                # Whoever contradicts himself has had an answer that costs something, so it counts.
+                taken.bytes.pop(envelope)
+                if begins:
+                    taken.streams.pop(request.digest)
             if refusal is None:
                 admitted.append(envelope)
             else:
                 _refuse([envelope], refusal)
-        return admitted, taken
+        return admitted
 
-    def _begin(self, request: SubmitStreamEvents, totals: Totals, taken: dict[bytes, str]) -> LogStitchError | None:
+    def _charge(self, envelope: Submission, taken: _Taken) -> LogStitchError | None:
+        """Take what the request sends on the account of its address, or say why not."""
+        request = envelope.message
+        network, size = network_of(request.address), cost(len(request.events), request.size)
+        wait = self._bytes.take(network, trio.current_time(), size)
+        if wait:
+            return RateLimited("This address has sent as much as it may for now.", max(1, round(wait + 0.5)))
+        taken.bytes[envelope] = network, size
+        return None
+
+    def _begin(self, request: SubmitStreamEvents, totals: Totals, taken: _Taken) -> LogStitchError | None:
         """Take a new stream on the account of its address, or say why not."""
         if self._per_address == 0:
             return Forbidden("This service takes no new streams.")
-        if totals.bytes >= self._ceiling.bytes or totals.streams + len(taken) >= self._ceiling.streams:
+        if totals.bytes >= self._ceiling.bytes or totals.streams + len(taken.streams) >= self._ceiling.streams:
             return no_room()
-        address = network_of(request.address)
-        wait = self._throttle.take(address, trio.current_time())
+        network = network_of(request.address)
+        wait = self._throttle.take(network, trio.current_time())
         if wait:
             return RateLimited("Too many new streams from this address.", max(1, round(wait + 0.5)))
-        taken[request.digest] = address
+        taken.streams[request.digest] = network
         return None
+
+    async def _conflict_within(self, request: SubmitStreamEvents) -> Conflict | None:
+        """Why the request is refused whatever is stored: one key, and two events under it."""
+        repeated = repeated_keys(request.events)
+        if not repeated:
+            return None
+        look = partial(conflict_within, request.events, repeated, batch=request.batch)
+        if request.size >= THREAD_BYTES:
+            return await trio.to_thread.run_sync(look, limiter=self._thread)
+        await trio.lowlevel.checkpoint()
+        return look()
 
     async def _prepare(self, envelope: Submission) -> StreamBatch | None:
         """The request, redacted and encoded; None where nobody waits for it any more."""
@@ -210,22 +258,23 @@ class StreamIngest:
                     turn = trio.current_time()
         return StreamBatch(request.digest, events, request.batch, request.received_at_ms)
 
-    async def _commit(self, ready: Sequence[tuple[Submission, StreamBatch]]) -> frozenset[bytes]:
-        """Store them in one transaction and answer; returns the digests of the streams that were made."""
+    async def _commit(self, ready: Sequence[tuple[Submission, StreamBatch]], taken: _Taken) -> None:
+        """Store them in one transaction and answer; what was not ``taken`` for nothing is so no more."""
         commit = StreamCommit([batch for _, batch in ready], ceiling=self._ceiling)
         try:
             stored: Stored = await self._database.transact(commit.run, timeout=COMMIT_SECONDS, hold=HOLD_SECONDS)
         except DatabaseUnavailable as error:
             _refuse([envelope for envelope, _ in ready], error)
-            return frozenset()
+            return
         except Exception as error:
             if len(ready) > 1:
                 log.warning("streams.group_failed", requests=len(ready))
-                made = [await self._commit([one]) for one in ready]
-                return frozenset().union(*made)
+                for one in ready:
+                    await self._commit([one], taken)
+                return
             log.error("streams.request_failed", error=type(error).__name__)
             ready[0][0].refuse(error)
-            return frozenset()
+            return
         # From here to the last answer there is no checkpoint: what is committed is answered.
         for (envelope, _), outcome in zip(ready, stored.outcomes, strict=True):
             if isinstance(outcome, Recorded):
@@ -233,8 +282,26 @@ class StreamIngest:
                 metrics.STREAM_EVENTS_ACCEPTED.inc(len(outcome.ids) - outcome.replays)
             else:
                 _refuse([envelope], outcome)
+            if isinstance(outcome, Recorded | Conflict):
+                taken.bytes.pop(envelope)
+            if isinstance(outcome, Conflict):
+                taken.streams.pop(envelope.message.digest, None)
+        for digest in stored.made:
+            taken.streams.pop(digest, None)
         metrics.STREAMS_CREATED.inc(len(stored.made))
-        return stored.made
+
+
+def _groups(submissions: Sequence[Submission]) -> Generator[list[Submission], None, None]:
+    group: list[Submission] = []
+    size = 0
+    for envelope in submissions:
+        size += envelope.message.size
+        if group and size > GROUP_BYTES:
+            yield group
+            group, size = [], envelope.message.size
+        group.append(envelope)
+    if group:
+        yield group
 
 
 def _encode(

@@ -15,7 +15,7 @@ from logstitch.http import examples
 from logstitch.http.endpoints import Call, Endpoint, RequestBody, Success
 from logstitch.http.intake import EVENTS_BODY, EVENTS_CREATED, Intake, created
 from logstitch.http.responses import Reply, resource, time_text
-from logstitch.http.schemas.common import read_object
+from logstitch.http.schemas.common import parse_uuid, read_object
 from logstitch.http.schemas.streams import ClaimStreamBody, StreamClaimedAnswer, StreamInfoAnswer
 from logstitch.http.services import Services
 from logstitch.streams import DAILY_EVENTS, LIFE_DAYS, STREAM_BYTES, token_digest
@@ -57,6 +57,9 @@ class Streams:
     async def claim(self, call: Call, body: bytes) -> Reply:
         """``POST /api/v1/streams/claim``: answered when the events are the project's."""
         wanted, caller = read_object(ClaimStreamBody, body), call.caller
+        named = call.head.headers.get(b"x-project-id")
+        if named is not None and parse_uuid(named.decode("latin-1").strip()) != wanted.project_id:
+            raise InvalidRequest.on("project_id", "The header X-Project-Id names another project")
         project = await self._services.organizations.ask(
             ResolveProject(caller.organization_id, wanted.project_id), timeout=call.seconds_left()
         )
@@ -95,8 +98,8 @@ def endpoints(services: Services) -> tuple[Endpoint, ...]:
             f"for e-mail addresses and phone numbers as well. A stream takes {DAILY_EVENTS} events a UTC day "
             "(`stream_daily_limit_reached`; a batch that would cross the limit is refused as a whole) and "
             f"{STREAM_BYTES >> 20} MiB altogether, and expires {LIFE_DAYS} days after it began. How many streams one "
-            "address may begin, and how much all streams may hold, is limited (`rate_limited`); a service that takes "
-            "no new streams answers `forbidden`.",
+            "address may begin and how much it may send, and how much all streams may hold, is limited "
+            "(`rate_limited`); a service that takes no new streams answers `forbidden`.",
             body=EVENTS_BODY,
             success=EVENTS_CREATED,
             errors=(
@@ -135,9 +138,9 @@ def endpoints(services: Services) -> tuple[Endpoint, ...]:
             "`received_at` that they have; they do not count in alerts, nor among the plan's events of a day. The "
             "project's redaction rules are applied on the way, to what the stream's have left, and `redactions` tell "
             "of both. An event whose idempotency key the project has already is left out and counted as a duplicate, "
-            "whatever is in it; and an event that is sent later with the key of a claimed one is a replay of that one, "
-            "whatever is in it. Exactly one claim of a stream succeeds. Where a claim was answered `unavailable`, "
-            "`GET /api/v1/streams/{token}/info` tells whether it was made.",
+            "whatever is in it; an event that is sent later with the key of a claimed one is a replay where the same "
+            "was sent to the stream, and else a `conflict`. Exactly one claim of a stream succeeds. Where a claim was "
+            "answered `unavailable`, `GET /api/v1/streams/{token}/info` tells whether it was made.",
             body=RequestBody(TypeAdapter(ClaimStreamBody), {"a claim": examples.CLAIM_IN}),
             success=Success(
                 200,

@@ -4,26 +4,59 @@ The contract: per project, the same key with the same body returns the first id 
 the whole batch is refused and the item is named. Two equal keys in one batch, or in two batches of one group, obey
 the same rule, which is why ``known`` grows as batches are admitted.
 
-An empty digest stands for any body: of an event that was sent to an anonymous stream and claimed later, nobody in the
-project can tell what was sent. Its key alone decides, in both directions.
+An event that was claimed from an anonymous stream keeps the digest that it had there, under the stream's secret, marked
+with the stream's number: whoever sends its key again is compared under that secret. One that comes by a claim itself is
+left out where the project has its key, whatever it is. Where nothing proves two events equal, they differ.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hmac import compare_digest
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from logstitch.errors import Conflict, Detail
 
 CONFLICT = "This idempotency key was used before with another event."
 
+_FROM_STREAM: Final = b"\x01"
+_MARK_BYTES: Final = 9
+_DIGEST_BYTES: Final = 32
+
+
+class FromStream(NamedTuple):
+    """Whose secret a claimed event's digest is made with, and the digest."""
+
+    stream_no: int
+    digest: bytes
+
+
+def digest_from_stream(stream_no: int, digest: bytes) -> bytes:
+    """The digest (32 bytes) that an event had in its stream, as the project keeps it: a byte that says so, the stream's
+    number in 8 bytes, the digest."""
+    return _FROM_STREAM + stream_no.to_bytes(_MARK_BYTES - 1) + digest
+
+
+def from_stream(stored: bytes) -> FromStream | None:
+    """What ``digest_from_stream`` was given; None of the digest of an event that was sent to the project."""
+    if len(stored) != _MARK_BYTES + _DIGEST_BYTES or stored[:1] != _FROM_STREAM:
+        return None
+    return FromStream(int.from_bytes(stored[1:_MARK_BYTES]), stored[_MARK_BYTES:])
+
+
+Resent = Callable[[int, FromStream], bool]
+"""Whether the event at a position of the batch is the one that was sent to the stream and claimed since."""
+
+
+def _never(position: int, claimed: FromStream) -> bool:
+    return False
+
 
 class Claim(NamedTuple):  # a tuple, because it is made for every event and costs a third of a frozen dataclass
     """What an event claims for itself: its new id (16 bytes) and, if it carries an idempotency key, the key's hash
-    (16 bytes) and the digest of the event as it was sent; empty where nobody knows what was sent, as of an event that
-    was claimed from a stream."""
+    (16 bytes) and the digest of the event as it was sent; empty where nobody knows what was sent, and marked where it
+    is claimed from a stream."""
 
     id: bytes
     key_hash: bytes | None = None
@@ -51,8 +84,11 @@ class Admission:
         return len(self.ids) - len(self.fresh)
 
 
-def admit(claims: Sequence[Claim], known: Mapping[bytes, Known], *, batch: bool) -> Admission | Conflict:
-    """Decide over one batch. ``batch``: an array was sent, so a conflict's field begins with the item's index."""
+def admit(
+    claims: Sequence[Claim], known: Mapping[bytes, Known], *, batch: bool, resent: Resent = _never
+) -> Admission | Conflict:
+    """Decide over one batch. ``batch``: an array was sent, so a conflict's field begins with the item's index.
+    ``resent`` compares an event with one that was claimed."""
     keys = {claim.key_hash: Known(claim.id, claim.digest) for claim in claims if claim.key_hash is not None}
     if len(keys) == len(claims) and keys.keys().isdisjoint(known):  # the common case: all keys are new, and differ
         return Admission(tuple([claim.id for claim in claims]), tuple(range(len(claims))), keys)
@@ -69,7 +105,7 @@ def admit(claims: Sequence[Claim], known: Mapping[bytes, Known], *, batch: bool)
         if earlier is None:
             fresh.append(position)
             ids.append(claim.id)
-        elif not earlier.digest or not claim.digest or compare_digest(earlier.digest, claim.digest):
+        elif _is_replay(position, claim, earlier, resent):
             ids.append(earlier.id)
         else:
             field = f"{position}.idempotency_key" if batch else "idempotency_key"
@@ -77,3 +113,11 @@ def admit(claims: Sequence[Claim], known: Mapping[bytes, Known], *, batch: bool)
     if conflicts:
         return Conflict("An idempotency key was used before with another event; nothing was stored.", conflicts)
     return Admission(tuple(ids), tuple(fresh), keys)
+
+
+def _is_replay(position: int, claim: Claim, earlier: Known, resent: Resent) -> bool:
+    if from_stream(claim.digest) is not None:
+        return True
+    if (claimed := from_stream(earlier.digest)) is not None:
+        return resent(position, claimed)
+    return bool(claim.digest) and compare_digest(earlier.digest, claim.digest)

@@ -20,6 +20,7 @@ import orjson
 from logstitch.errors import StreamNotFound
 from logstitch.ids import as_uuid
 from logstitch.model import IncomingEvent
+from logstitch.recording.admission import digest_from_stream
 from logstitch.recording.audit import audit_event
 from logstitch.recording.commit import GroupCommit, PreparedBatch, Recorded, StaleRules
 from logstitch.recording.preparation import Preparation, PreparedEvent
@@ -103,6 +104,10 @@ def _encode(
             [change for _, _, change in parts],
             received_at_ms=received_at_ms,
             ids=[row.id.bytes for row, _, _ in parts],
+            digests=[
+                b"" if row.key_digest is None else digest_from_stream(row.stream_no, row.key_digest)
+                for row, _, _ in parts
+            ],
         )
 
 
@@ -215,7 +220,7 @@ class StreamClaim:
         prepared = [*self._prepared, *self._prepare_late(conn, row)]
         store.delete_events(conn, row.no)
         store.mark_claimed(conn, row.no, project_no=order.project_no, now=order.now)
-        claimed = self._move(conn, prepared)
+        claimed = self._move(conn, row, prepared)
         self._tell(conn, claimed)
         store.add_to_totals(conn, streams=-1, bytes=-row.bytes)
         self._attempt = claimed
@@ -230,8 +235,9 @@ class StreamClaim:
             raise Grown(count)
         return result_of(prepare_claim(store.read_events(conn, row.no, done, count), self._rules))
 
-    def _move(self, conn: Connection, prepared: Sequence[PreparedEvent]) -> Claimed:
-        """Store the events in the project, whose head row is ours from here on."""
+    def _move(self, conn: Connection, row: StreamRow, prepared: Sequence[PreparedEvent]) -> Claimed:
+        """Store the events in the project, whose head row is ours from here on. The stream's secret stays with the
+        claim: what is sent with their idempotency keys is compared under it."""
         order = self._order
         batch = PreparedBatch(prepared, True, self._now_ms, None, self._rules.version, of_today=False)
         (outcome,) = GroupCommit(order.project_no).run(conn, [batch])
@@ -243,7 +249,7 @@ class StreamClaim:
         if claimed.migrated:
             head, _ = project_events.lock_head(conn, order.project_no)
             first_seq = head.seq - claimed.migrated + 1
-            store.insert_claim(conn, order.project_no, first_seq, head.seq, now=order.now)
+            store.insert_claim(conn, order.project_no, first_seq, head.seq, row, now=order.now)
         return claimed
 
     def _tell(self, conn: Connection, claimed: Claimed) -> None:

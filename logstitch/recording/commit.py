@@ -13,16 +13,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
+from hmac import compare_digest
 from uuid import UUID
 
 from logstitch.detection.facts import Fact
 from logstitch.errors import DailyEventLimitReached, LogStitchError
+from logstitch.evidence.canonical import canonical
 from logstitch.evidence.merkle import TenantHead, append, leaf_hash
 from logstitch.ids import as_uuid, event_id_text
-from logstitch.recording.admission import Admission, Claim, Known, admit
-from logstitch.recording.preparation import PreparedEvent
+from logstitch.model import IncomingEvent
+from logstitch.recording.admission import Admission, Claim, FromStream, Known, admit, from_stream
+from logstitch.recording.preparation import PreparedEvent, keyed_digest
 from logstitch.search.segments import SEGMENT_EVENTS, lexeme_prefix, segment_of
-from logstitch.store import events
+from logstitch.store import events, streams
 from logstitch.store.database import Connection
 
 MAX_KNOWN_TENANTS = 20_000
@@ -35,7 +39,7 @@ MAX_KNOWN_ACTIONS = 10_000
 class PreparedBatch:
     """One request's events. ``batch``: an array was sent. ``daily_limit``: events a UTC day, ``None`` for no limit.
     ``rules_version``: of the redaction rules that all of them went through. ``of_today``: they count among the events
-    of the day."""
+    of the day. ``sent``: the events as they were sent, to compare with those that were claimed from a stream."""
 
     events: Sequence[PreparedEvent]
     batch: bool
@@ -43,6 +47,7 @@ class PreparedBatch:
     daily_limit: int | None
     rules_version: int
     of_today: bool = True
+    sent: Sequence[IncomingEvent] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +140,9 @@ class GroupCommit:
         if self._attempt and events.has_event(conn, self._project_no, self._attempt.witness):
             return self._attempt.outcomes
         self._attempt = None
-        outcomes, admitted, head_after = _admit(batches, claims, head, stored)
+        claimed = {key.stream_no for one in stored.values() if (key := from_stream(one.digest)) is not None}
+        secrets = streams.claim_secrets(conn, self._project_no, claimed)
+        outcomes, admitted, head_after = _admit(batches, claims, head, stored, secrets)
         if not admitted:
             return outcomes
         seen = self._write(conn, head, head_after, admitted)
@@ -197,6 +204,7 @@ def _admit(
     claims: Sequence[Sequence[Claim]],
     head: events.Head,
     stored: Mapping[bytes, events.StoredKey],
+    secrets: Mapping[int, bytes],
 ) -> tuple[list[Outcome], list[PreparedEvent], events.Head]:
     """What becomes of each batch, the events to store, and the head after them."""
     known = {key_hash: Known(key.id, key.digest) for key_hash, key in stored.items()}
@@ -206,7 +214,7 @@ def _admit(
         if batch.rules_version != head.rules_version:
             outcomes.append(StaleRules(head.rules_version))
             continue
-        decision = admit(claimed, known, batch=batch.batch)
+        decision = admit(claimed, known, batch=batch.batch, resent=partial(_is_resent, batch.sent, secrets))
         if isinstance(decision, Admission):
             day_after = _count_day(head, batch.received_at_ms, len(decision.fresh)) if batch.of_today else head
             if decision.fresh and batch.daily_limit is not None and day_after.day_events > batch.daily_limit:
@@ -226,6 +234,14 @@ def _admit(
         else:
             outcomes.append(decision)
     return outcomes, admitted, replace(head, seq=head.seq + len(admitted))
+
+
+def _is_resent(sent: Sequence[IncomingEvent], secrets: Mapping[int, bytes], position: int, claimed: FromStream) -> bool:
+    """Whether an event was sent to the stream before: told by the digest that it would have there."""
+    secret = secrets.get(claimed.stream_no)
+    if secret is None or not sent:
+        return False
+    return compare_digest(keyed_digest(secret)(canonical(sent[position].raw)), claimed.digest)
 
 
 def _by_segment(first_seq: int, admitted: Sequence[PreparedEvent]) -> Iterator[tuple[int, Sequence[PreparedEvent]]]:

@@ -48,7 +48,7 @@ class PreparedEvent(NamedTuple):  # a tuple, because it is made for every event 
 
 class Preparation:
     """Prepares one project's events. ``secret`` is the project's own: 32 bytes that idempotency digests are keyed with;
-    ``None`` for events of which nobody knows what was sent, whose digests are empty.
+    ``None`` for events that were not sent to the project, whose digests are given, or empty.
 
     Its methods touch nothing but their arguments, so they may run in a thread.
     """
@@ -64,13 +64,18 @@ class Preparation:
         *,
         received_at_ms: int,
         ids: Sequence[bytes],
+        digests: Sequence[bytes] | None = None,
     ) -> list[PreparedEvent]:
         """Encode a batch. ``incoming`` is as sent (for the digest), ``stored`` as redacted, ``ids`` are fresh ones, 16
-        bytes each."""
+        bytes each. ``digests`` are of events whose digest is made already; an empty one is not."""
         salts = os.urandom(SALTS_PER_EVENT * len(incoming))
         salt_of = [salts[start : start + SALTS_PER_EVENT] for start in range(0, len(salts), SALTS_PER_EVENT)]
+        made = [b""] * len(incoming) if digests is None else digests
         return [
-            self._prepare(*parts, received_at_ms) for parts in zip(incoming, stored, changes, ids, salt_of, strict=True)
+            self._prepare(event, left, change, event_id, salt, digest, received_at_ms)
+            for event, left, change, event_id, salt, digest in zip(
+                incoming, stored, changes, ids, salt_of, made, strict=True
+            )
         ]
 
     def _prepare(
@@ -80,6 +85,7 @@ class Preparation:
         changes: tuple[Change, ...],
         event_id: bytes,
         salts: bytes,
+        made: bytes,
         received_at_ms: int,
     ) -> PreparedEvent:
         event = cast("Mapping[str, Any]", stored)
@@ -99,7 +105,7 @@ class Preparation:
         key_hash = digest = None
         if key is not None:
             # Of the event as it was sent, so that a rule that changes between two tries does not make them differ.
-            digest = self._digest(encoded.canonical if stored is raw else canonical(raw))
+            digest = made or self._digest(encoded.canonical if stored is raw else canonical(raw))
             key_hash = sha256(key.encode()).digest()[:16]
         actor = event["actor"]
         context = event.get("context")

@@ -8,6 +8,7 @@ secret is known.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from logstitch.errors import (
+    Conflict,
     LogStitchError,
     RateLimited,
     StreamAlreadyClaimed,
@@ -100,6 +102,29 @@ def prepare_stream_event(
         b"" if key is None else canonical(incoming.raw),
         len(changes),
     )
+
+
+def cost(events: int, size: int) -> int:
+    """What a request of so many events and of ``size`` bytes counts for, before anything is done with it."""
+    return size + events * ROW_BYTES
+
+
+def repeated_keys(events: Sequence[IncomingEvent]) -> frozenset[str]:
+    """The idempotency keys that several of the events have."""
+    counts = Counter(event.raw.get("idempotency_key") for event in events)
+    return frozenset(key for key, count in counts.items() if key is not None and count > 1)
+
+
+def conflict_within(events: Sequence[IncomingEvent], repeated: Collection[str], *, batch: bool) -> Conflict | None:
+    """Refuse a request that contradicts itself: of the events under a repeated key, one is not the other."""
+    claims = [
+        Claim(b"", key.encode(), sha256(canonical(event.raw)).digest())
+        if (key := event.raw.get("idempotency_key")) in repeated and key is not None
+        else Claim(b"")
+        for event in events
+    ]
+    decision = admit(claims, {}, batch=batch)
+    return None if isinstance(decision, Admission) else decision
 
 
 @dataclass(frozen=True, slots=True)

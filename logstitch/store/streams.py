@@ -80,6 +80,8 @@ class EventRow(NamedTuple):
     occurred_at_ms: int
     body: str
     redactions: str | None
+    stream_no: int
+    key_digest: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,10 +214,28 @@ def delete_events(conn: Connection, stream_no: int) -> None:
     conn.execute(_sql.delete_events, {"stream_no": stream_no})
 
 
-def insert_claim(conn: Connection, project_no: int, first_seq: int, last_seq: int, *, now: datetime) -> None:
-    """Say which of the project's events were claimed. To be called under its head row."""
-    values = {"project_no": project_no, "first_seq": first_seq, "last_seq": last_seq, "now": now}
+def insert_claim(
+    conn: Connection, project_no: int, first_seq: int, last_seq: int, stream: StreamRow, *, now: datetime
+) -> None:
+    """Say which of the project's events were claimed, and keep the secret of their stream, as it was before. To be
+    called under the project's head row."""
+    values = {
+        "project_no": project_no,
+        "first_seq": first_seq,
+        "last_seq": last_seq,
+        "now": now,
+        "stream_no": stream.no,
+        "secret": stream.secret,
+    }
     conn.execute(_sql.insert_claim, values)
+
+
+def claim_secrets(conn: Connection, project_no: int, stream_nos: Collection[int]) -> dict[int, bytes]:
+    """The secrets of those of the streams that the project has claimed, by their numbers."""
+    if not stream_nos:
+        return {}
+    values = {"project_no": project_no, "stream_nos": sorted(stream_nos)}
+    return {no: bytes(secret) for no, secret in conn.execute(_sql.claim_secrets, values)}
 
 
 # -- ending ---------------------------------------------------------------------------------------------------------

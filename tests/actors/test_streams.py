@@ -150,15 +150,90 @@ async def test_an_address_may_begin_so_many_streams_an_hour_and_go_on_with_those
 
 
 async def test_what_begins_no_stream_is_not_counted(database_url: str) -> None:
-    async with open_stream_bench(database_url, per_address=1) as bench:
+    async with open_stream_bench(database_url, per_address=1, ceiling=Totals(10, 2000)) as bench:
         token = new_token()
         for _ in range(3):
-            with pytest.raises(Conflict):
-                await bench.submit(
-                    token, event(idempotency_key="k"), event(idempotency_key="k", metadata={"another": "one"})
-                )
+            with pytest.raises(RateLimited) as refused:
+                await bench.submit(token, event(metadata={"note": "x" * 2000}))
+            assert "The service" in refused.value.message  # is full, and it is not this address that is limited
 
         await bench.submit(token, event())
+
+
+TWINS = (event(idempotency_key="k"), event(), event(idempotency_key="k", metadata={"another": "one"}))
+
+
+async def test_who_contradicts_himself_is_refused_before_any_work_and_it_counts(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_stream_bench(database_url, per_address=2) as bench:
+        token = new_token()
+        work: list[Any] = []
+        monkeypatch.setattr(module, "slices", lambda *_: work.append(1))
+        monkeypatch.setattr(module, "StreamCommit", lambda *_, **__: work.append(1))
+        for _ in range(2):
+            with pytest.raises(Conflict) as refused:
+                await bench.submit(token, *TWINS)
+            assert [detail.field for detail in refused.value.details] == ["2.idempotency_key"]
+
+        with pytest.raises(RateLimited):
+            await bench.submit(token, event())
+        assert work == []
+
+
+async def test_twins_that_are_equal_are_one_event_however_they_are_spelled(database_url: str) -> None:
+    async with open_stream_bench(database_url) as bench:
+        one, other = event(idempotency_key="k", metadata={"n": 1, "m": 2}), event(idempotency_key="k")
+        accepted = await bench.submit(new_token(), one, other | {"metadata": {"m": 2, "n": 1.0}})
+        assert accepted.replays == 1
+
+
+@pytest.mark.parametrize("threshold", [0, THREAD_BYTES])
+async def test_a_stream_that_is_there_refuses_twins_that_differ(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, threshold: int
+) -> None:
+    monkeypatch.setattr(module, "THREAD_BYTES", threshold)
+    async with open_stream_bench(database_url) as bench:
+        token = new_token()
+        await bench.submit(token, event())
+        with pytest.raises(Conflict):
+            await bench.submit(token, *TWINS)
+        assert (await bench.info(token)).event_count == 1
+
+
+async def test_an_address_begins_a_few_streams_at_once_and_the_others_within_the_hour(database_url: str) -> None:
+    async with open_stream_bench(database_url, per_address=20) as bench:
+        for _ in range(5):
+            await bench.submit(new_token(), event())
+
+        with pytest.raises(RateLimited) as refused:
+            await bench.submit(new_token(), event())
+        assert 170 <= refused.value.retry_after <= 181
+
+
+async def test_an_address_may_send_so_many_bytes_an_hour_to_whatever_streams(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ADDRESS_BYTES", 4000)
+    async with open_stream_bench(database_url, per_address=3) as bench:
+        token, long = new_token(), event(metadata={"note": "x" * 2000})
+        await bench.submit(token, long)
+
+        for again in (token, new_token()):
+            with pytest.raises(RateLimited) as refused:
+                await bench.submit(again, long)
+            assert 300 <= refused.value.retry_after <= 3600
+        await bench.submit(token, event())  # there is still room for a little one
+        await bench.submit(token, long, address="198.51.100.7")
+
+
+async def test_bytes_that_are_not_stored_are_given_back(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ADDRESS_BYTES", 10_000)
+    async with open_stream_bench(database_url, ceiling=Totals(10, 2000), per_address=1) as bench:
+        for _ in range(5):
+            with pytest.raises(RateLimited) as refused:
+                await bench.submit(new_token(), event(metadata={"note": "x" * 6000}))
+            assert "The service" in refused.value.message
 
 
 async def test_one_that_two_begin_at_once_counts_once(database_url: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import orjson
 import pytest
+import trio
 from prometheus_client import generate_latest
 
 from logstitch import metrics
@@ -14,9 +15,11 @@ from logstitch.actors.messages import Project
 from logstitch.actors.messages.streams import ClaimStream, SubmitStreamEvents
 from logstitch.errors import RateLimited
 from logstitch.http import examples
+from logstitch.http.api import App, create_app
+from logstitch.http.services import Limits
 from logstitch.streams import token_digest
 from tests.support.client import Client
-from tests.support.world import Organization, World
+from tests.support.world import Organization, Stage, World
 
 TOKEN = "3f0e6b1c-8d2a-4c57-9b64-0a1f7e5d2c38"
 EVENTS = f"/api/v1/streams/{TOKEN}/events"
@@ -151,6 +154,35 @@ async def test_the_body_is_measured_and_typed_as_everywhere(anyone: Client) -> N
     assert (await anyone.request("POST", EVENTS + "?project_id=1", body=b"{}")).details.keys() == {"project_id"}
 
 
+async def test_bodies_of_one_network_leave_room_for_those_of_others(anyone: Client, stage: Stage, world: World) -> None:
+    app = create_app(stage.services(Limits(bytes_in_flight_of_key=1000)))
+
+    def client(address: str) -> Client:
+        async def behind(scope: Any, receive: Any, send: Any) -> None:
+            await app({**scope, "client": (address, 50000)}, receive, send)
+
+        return Client(cast(App, behind), documented=anyone.documented)
+
+    arrived, go_on = trio.Event(), trio.Event()
+
+    async def hold(message: object) -> None:
+        if isinstance(message, SubmitStreamEvents) and not arrived.is_set():
+            arrived.set()
+            await go_on.wait()
+
+    world.interrupt(hold)
+    large = an_event(metadata={"note": "x" * 600})
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client("2001:db8:0:1::1").post, EVENTS, large)
+        await arrived.wait()
+        same = await client("2001:db8:0:1::2").post(EVENTS, large)
+        other = await client("2001:db8:0:2::1").post(EVENTS, large)
+        go_on.set()
+
+    assert (same.status, same.code) == (503, "unavailable")
+    assert other.status == 201
+
+
 async def test_replays_are_counted_in_a_header(anyone: Client) -> None:
     keyed = an_event(idempotency_key="k")
     first = await anyone.post(EVENTS, keyed)
@@ -257,6 +289,21 @@ async def test_every_bad_field_of_a_claim_is_named(master: Client) -> None:
         "project_id": "Expected a UUID",
         "force": "Unknown field",
     }
+
+
+async def test_a_header_that_names_another_project_than_the_body_is_refused(
+    anyone: Client, master: Client, project: Project
+) -> None:
+    await anyone.post(EVENTS, an_event())
+    claim = {"token": TOKEN, "project_id": str(project.id)}
+
+    for header in (str(uuid4()), "nonsense", ""):
+        answer = await master.post(CLAIM, claim, x_project_id=header)
+        assert (answer.status, answer.code) == (400, "validation_error")
+        assert answer.details == {"project_id": "The header X-Project-Id names another project"}
+    assert (await anyone.get(INFO)).json()["status"] == "active"
+
+    assert (await master.post(CLAIM, claim, x_project_id=str(project.id).upper())).status == 200
 
 
 async def test_a_project_key_claims_nothing(producer: Client, project: Project) -> None:

@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logstitch.errors import Conflict
-from logstitch.recording.admission import Admission, Claim, Known, admit
+from logstitch.recording.admission import (
+    Admission,
+    Claim,
+    FromStream,
+    Known,
+    admit,
+    digest_from_stream,
+    from_stream,
+)
 
 KEY = bytes(16)
 
@@ -88,9 +96,37 @@ def test_over_any_batches_a_key_stands_for_one_event_and_one_body(batches: list[
     assert len(keys) == len(set(keys))
 
 
-@given(st.booleans(), st.binary(min_size=1, max_size=4))
-def test_an_empty_digest_stands_for_any_body_whoever_came_first(claimed_first: bool, body: bytes) -> None:
-    known, coming = (b"", body) if claimed_first else (body, b"")
+@given(st.integers(0, 2**63 - 1), st.binary(min_size=32, max_size=32))
+def test_a_digest_from_a_stream_says_so(stream_no: int, digest: bytes) -> None:
+    assert from_stream(digest_from_stream(stream_no, digest)) == FromStream(stream_no, digest)
+    assert from_stream(digest) is None
+    assert from_stream(b"\x02" + digest_from_stream(stream_no, digest)[1:]) is None
+
+
+@given(st.booleans(), st.sampled_from([b"a" * 32, b"", digest_from_stream(8, bytes(32))]))
+def test_what_comes_by_a_claim_is_left_out_where_the_key_is_there_whatever_it_is(batch: bool, known: bytes) -> None:
     first = os.urandom(16)
-    decision = admit([claim(KEY, coming)], {KEY: Known(first, known)}, batch=True)
+    decision = admit([claim(KEY, digest_from_stream(7, bytes(32)))], {KEY: Known(first, known)}, batch=batch)
     assert decision == Admission((first,), (), {})
+
+
+def test_under_the_key_of_a_claimed_event_only_what_is_proven_equal_is_a_replay() -> None:
+    claimed = Known(os.urandom(16), digest_from_stream(7, b"d" * 32))
+    sent = [claim(), claim(KEY, b"x" * 32)]
+
+    same = admit(sent, {KEY: claimed}, batch=True, resent=lambda at, one: (at, one) == (1, FromStream(7, b"d" * 32)))
+    assert isinstance(same, Admission)
+    assert same.ids == (sent[0].id, claimed.id)
+
+    for another in (
+        admit(sent, {KEY: claimed}, batch=True, resent=lambda at, one: False),
+        admit(sent, {KEY: claimed}, batch=True),
+    ):
+        assert isinstance(another, Conflict)
+        assert [detail.field for detail in another.details] == ["1.idempotency_key"]
+
+
+@given(st.sampled_from([b"", b"a"]), st.sampled_from([b"", b"a"]))
+def test_where_nobody_knows_what_was_sent_nothing_is_equal(known: bytes, coming: bytes) -> None:
+    decision = admit([claim(KEY, coming)], {KEY: Known(os.urandom(16), known)}, batch=True)
+    assert isinstance(decision, Admission) == (known == coming == b"a")

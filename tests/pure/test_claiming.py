@@ -85,7 +85,10 @@ def test_of_a_path_that_leads_nowhere_only_the_section_is_kept() -> None:
 
 def test_a_stream_is_prepared_in_slices() -> None:
     text = orjson.dumps(event(metadata={"note": "ACCT-1"})).decode()
-    rows = [EventRow(n, UUID(int=n), 1_700_000_000_000 + n // 3, 1_600_000_000_000, text, None) for n in range(1, 200)]
+    rows = [
+        EventRow(n, UUID(int=n), 1_700_000_000_000 + n // 3, 1_600_000_000_000, text, None, 1, None)
+        for n in range(1, 200)
+    ]
 
     work = prepare_claim(rows, rules([]))
     assert sum(1 for _ in work) >= 8

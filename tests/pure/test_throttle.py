@@ -30,6 +30,23 @@ def test_what_was_taken_for_nothing_is_given_back() -> None:
     assert [throttle.take("b", 0.0) > 0 for _ in range(2)] == [False, True]
 
 
+def test_a_burst_is_what_may_come_at_once() -> None:
+    throttle = Throttle(20, burst=5)
+    assert [throttle.take("a", 0.0) for _ in range(5)] == [0.0] * 5
+    assert throttle.take("a", 0.0) == pytest.approx(180)
+    assert [throttle.take("a", 100_000.0) > 0 for _ in range(6)] == [False] * 5 + [True]
+
+
+def test_several_are_taken_as_a_whole_or_not_at_all() -> None:
+    throttle = Throttle(3600)
+    assert throttle.take("a", 0.0, 3000) == 0.0
+    assert throttle.take("a", 0.0, 700) == pytest.approx(100)
+    assert throttle.take("a", 0.0, 600) == 0.0
+    throttle.give_back("a", 0.0, 600)
+    assert throttle.take("a", 0.0, 600) == 0.0
+    assert throttle.take("b", 0.0, 3601) == math.inf
+
+
 def test_a_rate_of_nothing_lets_nothing_pass() -> None:
     assert Throttle(0).take("a", 0.0) == math.inf
 

@@ -56,7 +56,7 @@ UPDATE stream_totals SET streams = streams + %(streams)s, bytes = bytes + %(byte
 -- name: read_events
 -- A range of the primary key, so that no plan sorts what is there.
 SELECT n, id, (extract(epoch FROM received_at) * 1000)::bigint, (extract(epoch FROM occurred_at) * 1000)::bigint,
-       body, redactions
+       body, redactions, stream_no, key_digest
 FROM stream_events WHERE stream_no = %(stream_no)s AND n > %(after)s AND n <= %(through)s ORDER BY n;
 
 -- name: mark_claimed
@@ -67,8 +67,12 @@ WHERE stream_no = %(stream_no)s;
 DELETE FROM stream_events WHERE stream_no = %(stream_no)s;
 
 -- name: insert_claim
-INSERT INTO claims (project_no, first_seq, last_seq, claimed_at)
-VALUES (%(project_no)s, %(first_seq)s, %(last_seq)s, %(now)s);
+INSERT INTO claims (project_no, first_seq, last_seq, claimed_at, stream_no, secret)
+VALUES (%(project_no)s, %(first_seq)s, %(last_seq)s, %(now)s, %(stream_no)s, %(secret)s);
+
+-- name: claim_secrets
+SELECT stream_no, secret FROM claims
+WHERE stream_no = ANY (%(stream_nos)s::bigint[]) AND project_no = %(project_no)s AND secret IS NOT NULL;
 
 -- name: claim_expired
 -- Those that another process has in hand are left to it.

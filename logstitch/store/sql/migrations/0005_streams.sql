@@ -46,11 +46,14 @@ CREATE TABLE stream_totals (
 INSERT INTO stream_totals (streams, bytes) VALUES (0, 0);
 
 -- Which of a project's events were claimed: detection leaves them out. They were received long before their neighbours,
--- so whoever looks for a time among the numbers takes claimed_at for them. Ranges do not overlap.
+-- so whoever looks for a time among the numbers takes claimed_at for them. Ranges do not overlap. The idempotency digest
+-- of a claimed event is the byte 1, its stream_no in 8 bytes, and the HMAC that it had in the stream.
 CREATE TABLE claims (
     project_no integer NOT NULL,
     first_seq  bigint NOT NULL,
     last_seq   bigint NOT NULL CHECK (last_seq >= first_seq),
     claimed_at timestamptz NOT NULL,
+    stream_no  bigint UNIQUE,
+    secret     bytea CHECK (length(secret) = 32),  -- the stream's: keys the digests of these events
     PRIMARY KEY (project_no, first_seq)
 );
