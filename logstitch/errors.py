@@ -42,6 +42,10 @@ class InvalidRequest(LogStitchError):
         """One bad field."""
         return cls(details=[Detail(field, message)])
 
+    def under(self, name: str) -> InvalidRequest:
+        """The same of a part of the request that is called ``name``."""
+        return InvalidRequest(self.message, [Detail(f"{name}.{one.field}", one.message) for one in self.details])
+
 
 class Unauthorized(LogStitchError):
     """No credential, or one that cannot be read."""

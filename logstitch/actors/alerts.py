@@ -11,10 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 from uuid import UUID, uuid4
 
-import trio
-
 from logstitch.actors.mailbox import Envelope, Mailbox
-from logstitch.actors.messages import Page
 from logstitch.actors.messages.alerts import (
     AlertFilter,
     AlertPage,
@@ -29,9 +26,10 @@ from logstitch.actors.messages.alerts import (
     SetAlertStatus,
     UpdateAlertRule,
 )
+from logstitch.actors.messages.pages import Page
+from logstitch.actors.queueing import answer_together
 from logstitch.detection.alerts import Alert
 from logstitch.detection.rules import Rule
-from logstitch.errors import LogStitchError
 from logstitch.ids import UlidMint
 from logstitch.recording.alert_rules import (
     Decision,
@@ -67,37 +65,28 @@ class Alerts:
         self._database = database
         self._mint = mint
         self._now = now
-        self._limiter = trio.CapacityLimiter(CONCURRENCY)
 
     async def run(self, mailbox: Mailbox) -> None:
         """Answer until the mailbox is closed and empty."""
-        async with trio.open_nursery() as nursery:
-            async for envelope in mailbox:
-                await self._limiter.acquire_on_behalf_of(envelope)
-                nursery.start_soon(self._answer, envelope)
+        await answer_together(mailbox, self._answer, at_once=CONCURRENCY)
 
     async def _answer(self, envelope: Envelope[Any]) -> None:
-        try:
-            match envelope.message:
-                case ListAlertRules() as request:
-                    envelope.reply(page_of_rules(await self._read_rules(request.project_no), request))
-                case CreateAlertRule(project_no, by, limit, draft):
-                    decide = creation(rule_of(str(uuid4()), draft), self._now(), limit=limit)
-                    await self._change(envelope, project_no, decide, by)
-                case UpdateAlertRule(project_no, by, rule_id, changed):
-                    await self._change(envelope, project_no, update(rule_id, changed), by)
-                case DeleteAlertRule(project_no, by, rule_id):
-                    await self._change(envelope, project_no, deletion(rule_id), by)
-                case ListAlerts() as request:
-                    envelope.reply(await self._list(request))
-                case GetAlert(project_no, alert_id):
-                    envelope.reply(await self._read(lambda conn: find_alert(conn, project_no, alert_id)))
-                case SetAlertStatus() as request:
-                    await self._set_status(envelope, request)
-        except LogStitchError as error:
-            envelope.refuse(error)
-        finally:
-            self._limiter.release_on_behalf_of(envelope)
+        match envelope.message:
+            case ListAlertRules() as request:
+                envelope.reply(page_of_rules(await self._read_rules(request.project_no), request))
+            case CreateAlertRule(project_no, by, limit, draft):
+                decide = creation(rule_of(str(uuid4()), draft), self._now(), limit=limit)
+                await self._change(envelope, project_no, decide, by)
+            case UpdateAlertRule(project_no, by, rule_id, changed):
+                await self._change(envelope, project_no, update(rule_id, changed), by)
+            case DeleteAlertRule(project_no, by, rule_id):
+                await self._change(envelope, project_no, deletion(rule_id), by)
+            case ListAlerts() as request:
+                envelope.reply(await self._list(request))
+            case GetAlert(project_no, alert_id):
+                envelope.reply(await self._read(lambda conn: find_alert(conn, project_no, alert_id)))
+            case SetAlertStatus() as request:
+                await self._set_status(envelope, request)
 
     async def _read(self, work: Callable[[Connection], R]) -> R:
         return await self._database.transact(work, hold=HOLD_SECONDS, read_only=True)

@@ -17,6 +17,7 @@ import trio
 from logstitch import metrics
 from logstitch.actors.mailbox import Envelope, Mailbox
 from logstitch.actors.messages.streams import ClaimStream, StreamClaimed
+from logstitch.actors.queueing import answer_together
 from logstitch.errors import LogStitchError, StreamNotFound, Unavailable
 from logstitch.ids import UlidMint
 from logstitch.recording.claiming import Claimed, ClaimOrder, Grown, RulesChanged, StreamClaim, prepare_claim
@@ -61,15 +62,11 @@ class Claimer:
         self._database = database
         self._mint = mint
         self._now = now
-        self._limiter = trio.CapacityLimiter(AT_ONCE)
         self._thread = trio.CapacityLimiter(1)
 
     async def run(self, mailbox: Mailbox) -> None:
         """Answer until the mailbox is closed and empty."""
-        async with trio.open_nursery() as nursery:
-            async for envelope in mailbox:
-                await self._limiter.acquire_on_behalf_of(envelope)
-                nursery.start_soon(self._answer, envelope, mailbox)
+        await answer_together(mailbox, lambda envelope: self._answer(envelope, mailbox), at_once=AT_ONCE)
 
     async def _answer(self, envelope: Envelope[ClaimStream], mailbox: Mailbox) -> None:
         try:
@@ -81,14 +78,12 @@ class Claimer:
             envelope.reply(StreamClaimed(claimed.migrated, claimed.duplicates))
             metrics.STREAMS_CLAIMED.inc()
             metrics.STREAM_EVENTS_CLAIMED.inc(claimed.migrated)
-        except LogStitchError as error:
-            envelope.refuse(error)
+        except LogStitchError:
+            raise
         except Exception as error:
             # One stream that cannot be claimed is not to take the claims of others with it.
             log.error("claimer.failed", error=type(error).__name__)
             envelope.refuse(error)
-        finally:
-            self._limiter.release_on_behalf_of(envelope)
 
     async def _claim(self, request: ClaimStream, mailbox: Mailbox) -> Claimed:
         now = self._now()

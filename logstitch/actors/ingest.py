@@ -22,8 +22,9 @@ import trio
 
 from logstitch import metrics
 from logstitch.actors.mailbox import Envelope, KeyedAsks, KeyedTells, Mailbox
-from logstitch.actors.messages import Accepted, Redacted, RedactEvents, SubmitEvents
 from logstitch.actors.messages.alerts import Committed
+from logstitch.actors.messages.events import Accepted, SubmitEvents
+from logstitch.actors.messages.redaction import Redacted, RedactEvents
 from logstitch.errors import DatabaseUnavailable, LogStitchError, Unavailable
 from logstitch.ids import UlidMint
 from logstitch.recording.commit import GroupCommit, Outcome, PreparedBatch, Recorded, StaleRules

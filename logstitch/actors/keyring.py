@@ -18,7 +18,7 @@ import trio
 from logstitch import credentials
 from logstitch.actors.leases import Leases, leases_over
 from logstitch.actors.mailbox import Envelope, Mailbox
-from logstitch.actors.messages import (
+from logstitch.actors.messages.keys import (
     Authenticate,
     CreatedKey,
     CreateKey,
@@ -26,11 +26,11 @@ from logstitch.actors.messages import (
     KeyPage,
     KeyType,
     ListKeys,
-    Page,
     Principal,
-    Project,
     RevokeKey,
 )
+from logstitch.actors.messages.pages import Page
+from logstitch.actors.messages.projects import Project
 from logstitch.errors import InvalidApiKey, KeyRevoked, LogStitchError, NotFound
 from logstitch.store import keys, projects
 from logstitch.store.database import Connection, Database

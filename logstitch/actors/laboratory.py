@@ -17,9 +17,10 @@ import trio
 
 from logstitch.actors.child import ChildFailed, open_child
 from logstitch.actors.mailbox import Envelope, Mailbox
-from logstitch.actors.messages import MeasureRule, Position, RuleEffect
+from logstitch.actors.messages.pages import Position
+from logstitch.actors.messages.redaction import MeasureRule, RuleEffect
 from logstitch.actors.queueing import Limits, answer_in_turn
-from logstitch.errors import Detail, InvalidRequest, Unavailable
+from logstitch.errors import InvalidRequest, Unavailable
 from logstitch.model import RESERVED_TENANT
 from logstitch.recording.rules import read_rules
 from logstitch.redaction.definitions import CustomRule
@@ -155,8 +156,7 @@ def _checked(request: MeasureRule) -> CustomRule:
     try:
         check_rule(rule)
     except InvalidRequest as error:
-        details = [Detail(f"rule.{detail.field}", detail.message) for detail in error.details]
-        raise InvalidRequest(details=details) from None
+        raise error.under("rule") from None
     return rule
 
 

@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-import trio
-
 from logstitch.actors.mailbox import Envelope, Mailbox
-from logstitch.actors.messages import CreateProject, ListProjects, Page, Project, ProjectPage, ResolveProject
-from logstitch.errors import InvalidRequest, LogStitchError, NotFound
+from logstitch.actors.messages.pages import Page
+from logstitch.actors.messages.projects import CreateProject, ListProjects, Project, ProjectPage, ResolveProject
+from logstitch.actors.queueing import answer_together
+from logstitch.errors import InvalidRequest, NotFound
 from logstitch.store import projects
 from logstitch.store.database import Database
 from logstitch.store.projects import ProjectRow
@@ -32,17 +32,12 @@ class Organizations:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._known: dict[tuple[UUID, UUID], Project] = {}
-        self._limiter = trio.CapacityLimiter(CONCURRENCY)
 
     async def run(self, mailbox: Mailbox) -> None:
         """Answer until the mailbox is closed and empty."""
-        async with trio.open_nursery() as nursery:
-            async for envelope in mailbox:
-                if not self._answer_at_once(envelope):
-                    await self._limiter.acquire_on_behalf_of(envelope)
-                    nursery.start_soon(self._answer, envelope)
+        await answer_together(mailbox, self._answer, at_once=CONCURRENCY, at_hand=self._answer_from_memory)
 
-    def _answer_at_once(self, envelope: Envelope[Any]) -> bool:
+    def _answer_from_memory(self, envelope: Envelope[Any]) -> bool:
         match envelope.message:
             case ResolveProject(organization_id, UUID() as project_id):
                 if project := self._known.get((organization_id, project_id)):
@@ -51,18 +46,13 @@ class Organizations:
         return False
 
     async def _answer(self, envelope: Envelope[Any]) -> None:
-        try:
-            match envelope.message:
-                case ResolveProject() as request:
-                    envelope.reply(await self._resolve(request))
-                case CreateProject() as request:
-                    envelope.reply(await self._create(request))
-                case ListProjects() as request:
-                    envelope.reply(await self._list(request))
-        except LogStitchError as error:
-            envelope.refuse(error)
-        finally:
-            self._limiter.release_on_behalf_of(envelope)
+        match envelope.message:
+            case ResolveProject() as request:
+                envelope.reply(await self._resolve(request))
+            case CreateProject() as request:
+                envelope.reply(await self._create(request))
+            case ListProjects() as request:
+                envelope.reply(await self._list(request))
 
     async def _resolve(self, request: ResolveProject) -> Project:
         organization_id, project_id = request.organization_id, request.project_id

@@ -1,7 +1,9 @@
-"""Whose turn it is, where questions take seconds each: one of a key at a time, few in all, and few that wait.
+"""The loops of actors that answer several questions at the same time, each in a task of its own.
 
-``Queue`` is the rule, and holds no clock; ``answer_in_turn`` is an actor's loop that obeys it. Who may not wait, or has
-waited so long that there would not be the time for an answer, is refused at once and told to come back.
+``answer_together`` is for short ones: in the order they come, so many at once. ``answer_in_turn`` is for those that
+take seconds each, and ``Queue``, which holds no clock, says whose turn it is: one of a key at a time, few in all, and
+few that wait. Who may not wait there, or has waited so long that there would not be the time for an answer, is refused
+at once and told to come back.
 """
 
 from __future__ import annotations
@@ -9,12 +11,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import trio
 
 from logstitch.actors.mailbox import Envelope, Mailbox
-from logstitch.errors import Unavailable
+from logstitch.errors import LogStitchError, Unavailable
 
 AT_ONCE: Final = 2
 """Questions at work, of different keys."""
@@ -99,6 +101,35 @@ class Queue(Generic[A]):
     def end(self, key: int) -> None:
         """The one of this key that was at work no longer is."""
         self._at_work.discard(key)
+
+
+async def answer_together(
+    mailbox: Mailbox,
+    answer: Callable[[Envelope[Any]], Awaitable[None]],
+    *,
+    at_once: int,
+    at_hand: Callable[[Envelope[Any]], bool] = lambda _: False,
+) -> None:
+    """Have the questions of a mailbox answered by ``answer``, ``at_once`` at a time, until it is closed and empty.
+
+    ``at_hand`` answers what needs no wait, and says whether it did. A question is refused with what ``answer`` raises
+    of ``LogStitchError``; anything else ends the actor.
+    """
+    limiter = trio.CapacityLimiter(at_once)
+    async with trio.open_nursery() as at_work:
+
+        async def work(envelope: Envelope[Any]) -> None:
+            try:
+                await answer(envelope)
+            except LogStitchError as error:
+                envelope.refuse(error)
+            finally:
+                limiter.release_on_behalf_of(envelope)
+
+        async for envelope in mailbox:
+            if not at_hand(envelope):
+                await limiter.acquire_on_behalf_of(envelope)
+                at_work.start_soon(work, envelope)
 
 
 async def answer_in_turn(

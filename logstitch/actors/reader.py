@@ -16,7 +16,8 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 import trio
 
 from logstitch.actors.mailbox import Envelope, Mailbox
-from logstitch.actors.messages import EventFilter, EventPage, GetEvent, ListEvents, Order, Position
+from logstitch.actors.messages.events import EventFilter, EventPage, GetEvent, ListEvents
+from logstitch.actors.messages.pages import Order, Position
 from logstitch.errors import AskTimeout, NotFound, Unavailable
 from logstitch.search.pages import BUDGET_SECONDS, Body, FoundPage, Hit, Query, Walk, find_page
 from logstitch.search.segments import Layout, Place, Span, Window, is_glob, like_pattern

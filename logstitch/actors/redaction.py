@@ -20,12 +20,12 @@ import trio
 
 from logstitch import metrics
 from logstitch.actors.mailbox import Envelope, Mailbox
-from logstitch.actors.messages import (
+from logstitch.actors.messages.pages import Page
+from logstitch.actors.messages.redaction import (
     BUILTIN,
     CreateRule,
     DeleteRule,
     ListRules,
-    Page,
     Redacted,
     RedactEvents,
     RedactionRule,
@@ -233,12 +233,12 @@ class Trial:
 
     def __init__(self, book: RuleBook, drafts: Sequence[RuleDraft]) -> None:
         unsaved = [_unsaved(index, draft) for index, draft in enumerate(drafts)]
-        details = []
+        details: list[Detail] = []
         for rule in unsaved:
             try:
                 check_rule(rule)
             except InvalidRequest as error:
-                details += [Detail(f"{rule.id}.{detail.field}", detail.message) for detail in error.details]
+                details += error.under(rule.id).details
         if details:
             raise InvalidRequest(details=details)
         self.rules = book.compile(unsaved)

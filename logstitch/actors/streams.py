@@ -18,7 +18,7 @@ import trio
 
 from logstitch import metrics
 from logstitch.actors.mailbox import Envelope, Mailbox
-from logstitch.actors.messages import Accepted
+from logstitch.actors.messages.events import Accepted
 from logstitch.actors.messages.streams import GetStreamInfo, StreamInfo, SubmitStreamEvents
 from logstitch.actors.slicing import in_turns
 from logstitch.errors import (

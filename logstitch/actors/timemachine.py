@@ -26,7 +26,7 @@ from logstitch.detection.detector import GRACE_MS
 from logstitch.detection.globs import compile_glob
 from logstitch.detection.rules import Rule, check_rule
 from logstitch.detection.timemachine import Outcome, Tally, rows_message, start_message
-from logstitch.errors import DatabaseUnavailable, Detail, InvalidRequest, Unavailable
+from logstitch.errors import DatabaseUnavailable, InvalidRequest, Unavailable
 from logstitch.frames import END
 from logstitch.recording.alert_rules import read_rules
 from logstitch.store.database import Connection, Database
@@ -235,8 +235,7 @@ def _checked(draft: AlertRuleDraft) -> Rule:
     try:
         check_rule(rule)
     except InvalidRequest as error:
-        details = [Detail(f"rule.{detail.field}", detail.message) for detail in error.details]
-        raise InvalidRequest(details=details) from None
+        raise error.under("rule") from None
     return rule
 
 

@@ -19,7 +19,8 @@ import trio
 
 from logstitch.actors.leases import Leases, leases_over
 from logstitch.actors.mailbox import Envelope, Mailbox
-from logstitch.actors.messages import Page, Project
+from logstitch.actors.messages.pages import Page
+from logstitch.actors.messages.projects import Project
 from logstitch.actors.messages.viewers import (
     AuthenticateViewer,
     CreateTier,

@@ -9,10 +9,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import trio
-
 from logstitch.actors.mailbox import Envelope, Mailbox
-from logstitch.actors.messages import Page
+from logstitch.actors.messages.pages import Page
 from logstitch.actors.messages.webhooks import (
     Attempt,
     CreateWebhook,
@@ -30,10 +28,11 @@ from logstitch.actors.messages.webhooks import (
     WebhookPage,
     WebhookWithSecret,
 )
+from logstitch.actors.queueing import answer_together
 from logstitch.detection.rules import Severity
 from logstitch.egress.addresses import Allow
 from logstitch.egress.targets import check_url
-from logstitch.errors import LogStitchError, NotFound
+from logstitch.errors import NotFound
 from logstitch.ids import UlidMint, as_uuid
 from logstitch.recording.outbox import NO_WEBHOOK, announce_test, retry
 from logstitch.recording.webhooks import creation, deletion, rotation, update
@@ -66,41 +65,32 @@ class Webhooks:
         self._mint = mint
         self._allow = allow
         self._now = now
-        self._limiter = trio.CapacityLimiter(CONCURRENCY)
 
     async def run(self, mailbox: Mailbox) -> None:
         """Answer until the mailbox is closed and empty."""
-        async with trio.open_nursery() as nursery:
-            async for envelope in mailbox:
-                await self._limiter.acquire_on_behalf_of(envelope)
-                nursery.start_soon(self._answer, envelope)
+        await answer_together(mailbox, self._answer, at_once=CONCURRENCY)
 
     async def _answer(self, envelope: Envelope[Any]) -> None:
-        try:
-            match envelope.message:
-                case CreateWebhook() as request:
-                    envelope.reply(await self._create(request))
-                case UpdateWebhook() as request:
-                    envelope.reply(await self._update(request))
-                case RotateSecret() as request:
-                    envelope.reply(await self._rotate(request))
-                case DeleteWebhook() as request:
-                    await self._delete(request)
-                    envelope.reply(None)
-                case GetWebhook() as request:
-                    envelope.reply(await self._get(request))
-                case ListWebhooks() as request:
-                    envelope.reply(await self._list(request))
-                case ListDeliveries() as request:
-                    envelope.reply(await self._list_deliveries(request))
-                case SendTest() as request:
-                    envelope.reply(await self._send_test(request))
-                case RetryDelivery() as request:
-                    envelope.reply(await self._retry(request))
-        except LogStitchError as error:
-            envelope.refuse(error)
-        finally:
-            self._limiter.release_on_behalf_of(envelope)
+        match envelope.message:
+            case CreateWebhook() as request:
+                envelope.reply(await self._create(request))
+            case UpdateWebhook() as request:
+                envelope.reply(await self._update(request))
+            case RotateSecret() as request:
+                envelope.reply(await self._rotate(request))
+            case DeleteWebhook() as request:
+                await self._delete(request)
+                envelope.reply(None)
+            case GetWebhook() as request:
+                envelope.reply(await self._get(request))
+            case ListWebhooks() as request:
+                envelope.reply(await self._list(request))
+            case ListDeliveries() as request:
+                envelope.reply(await self._list_deliveries(request))
+            case SendTest() as request:
+                envelope.reply(await self._send_test(request))
+            case RetryDelivery() as request:
+                envelope.reply(await self._retry(request))
 
     # -- changes ---------------------------------------------------------------------------------------------------
 

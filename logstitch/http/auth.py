@@ -5,7 +5,8 @@ from __future__ import annotations
 from uuid import UUID
 
 from logstitch import credentials
-from logstitch.actors.messages import Authenticate, KeyType, Principal, Project, ResolveProject
+from logstitch.actors.messages.keys import Authenticate, KeyType, Principal
+from logstitch.actors.messages.projects import Project, ResolveProject
 from logstitch.actors.messages.viewers import AuthenticateViewer, Viewer
 from logstitch.errors import Forbidden, InvalidRequest, Unauthorized
 from logstitch.http.endpoints import About, Endpoint

@@ -27,48 +27,57 @@ class ClientGone(Exception):
 
 
 class Budget:
-    """How many bytes of bodies the process holds, and how many it may hold: in all, and of one key, so that nobody's
-    bodies keep out everybody else's."""
+    """How many bytes of bodies are held, and how many may be: in all, and of one owner, so that nobody's bodies keep
+    out everybody else's. ``whole`` is the budget of which this one is a part."""
 
-    __slots__ = ("_by_owner", "_share", "held", "limit")
+    __slots__ = ("_by_owner", "_share", "_whole", "held", "limit")
 
-    def __init__(self, limit: int, share: int) -> None:
+    def __init__(self, limit: int, share: int, whole: Budget | None = None) -> None:
         self.limit = limit
         self._share = share
+        self._whole = whole
         self.held = 0
         self._by_owner: dict[Hashable, int] = {}
 
     def take(self, size: int, owner: Hashable) -> None:
-        """Raises ``Unavailable`` when that would be more than the limit, or more than the share of one ``owner``."""
+        """Raises ``Unavailable`` when that would be more than there may be, or more than the share of one ``owner``."""
         owned = self._by_owner.get(owner, 0) + size
-        if self.held + size > self.limit or owned > self._share:
+        if owned > self._share or not self._has_room(size):
             raise Unavailable("Too many request bodies are on their way. Try again in a moment.")
         self._by_owner[owner] = owned
-        self.held += size
-        metrics.BODY_BYTES_IN_FLIGHT.set(self.held)
+        self._add(size)
 
     def give_back(self, size: int, owner: Hashable) -> None:
         """What ``take`` took."""
-        self.held -= size
         owned = self._by_owner.pop(owner) - size
         if owned:
             self._by_owner[owner] = owned
-        metrics.BODY_BYTES_IN_FLIGHT.set(self.held)
+        self._add(-size)
+
+    def _has_room(self, size: int) -> bool:
+        return self.held + size <= self.limit and (self._whole is None or self._whole._has_room(size))
+
+    def _add(self, size: int) -> None:
+        self.held += size
+        if self._whole is None:
+            metrics.BODY_BYTES_IN_FLIGHT.set(self.held)
+        else:
+            self._whole._add(size)
 
 
 class Body:
     """One request's body, not read yet. ``release`` gives its bytes back to the budget."""
 
-    __slots__ = ("_budget", "_headers", "_held", "_limits", "_receive", "owner")
+    __slots__ = ("_headers", "_held", "_limits", "_receive", "budget", "owner")
 
     def __init__(self, headers: Mapping[bytes, bytes], receive: Receive, budget: Budget, limits: Limits) -> None:
         self._headers = headers
         self._receive = receive
-        self._budget = budget
         self._limits = limits
         self._held = 0
+        self.budget = budget
         self.owner: Hashable = None
-        """Whose share of the budget it takes; to be set before it is read."""
+        """Whose share of the budget it takes; both are to be set before it is read."""
 
     def expect_none(self) -> None:
         """Raises ``InvalidRequest`` if one was announced: what would be dropped in silence is refused."""
@@ -113,7 +122,7 @@ class Body:
     def release(self) -> None:
         """Give the bytes back; to be called when nobody holds the body any more."""
         if self._held:
-            self._budget.give_back(self._held, self.owner)
+            self.budget.give_back(self._held, self.owner)
             self._held = 0
 
     def _take(self, message: Mapping[str, Any]) -> bytes:
@@ -122,7 +131,7 @@ class Body:
         chunk: bytes = message.get("body", b"")
         if self._held + len(chunk) > self._limits.body_bytes:
             raise self._too_large()
-        self._budget.take(len(chunk), self.owner)
+        self.budget.take(len(chunk), self.owner)
         self._held += len(chunk)
         return chunk
 

@@ -5,7 +5,8 @@ section that redaction has replaced as a whole has its text in the first of its 
 (metadata, changes, redactions) is JSON.
 
 A cell that a spreadsheet could take for a formula begins with an apostrophe, which makes it text
-(https://owasp.org/www-community/attacks/CSV_Injection). So a cell is not always what was sent: NDJSON is.
+(https://owasp.org/www-community/attacks/CSV_Injection), and so does what stands in one behind a semicolon or a tab,
+which separate cells in spreadsheets of many languages. So a cell is not always what was sent: NDJSON is.
 """
 
 from __future__ import annotations
@@ -38,8 +39,11 @@ COLUMNS: Final = (
 SIGNS: Final = "=+-@" + "＝＋－＠﹦﹢﹣﹫⁼⁺⁻₌₊₋−﬩"
 """What formulas begin with, and what programs fold into that: full-width, small, raised and lowered forms, and the
 sign for minus."""
-_FORMULA: Final = re.compile(rf"[\s\x00-\x20\u200b-\u200f\u2060\ufeff]*[{re.escape(SIGNS)}]|[\t\r\n]")
+_BEGINS: Final = rf"[\s\x00-\x20\u200b-\u200f\u2060\ufeff]*[{re.escape(SIGNS)}]"
 """Also behind blanks, visible or not, that programs skip."""
+_FORMULA: Final = re.compile(rf"{_BEGINS}|[\t\r\n]")
+_SEPARATED: Final = re.compile(rf"([;\t])(?={_BEGINS})")
+"""Where they separate cells, the quotes of ours are within a cell of theirs, and protect nothing."""
 _TO_BE_QUOTED: Final = re.compile(r'[",\r\n]')
 
 
@@ -70,10 +74,13 @@ def _text(value: object) -> str:
 
 
 def _json(value: object) -> str:
-    return "" if value is None else orjson.dumps(value).decode()
+    # Escaped, since an apostrophe within would make it another value.
+    return "" if value is None else _SEPARATED.sub(r"\\u003b", orjson.dumps(value).decode())
 
 
 def _cell(text: str) -> str:
+    if ";" in text or "\t" in text:
+        text = _SEPARATED.sub(r"\1'", text)
     if _FORMULA.match(text):
         text = f"'{text}"
     return '"' + text.replace('"', '""') + '"' if _TO_BE_QUOTED.search(text) else text

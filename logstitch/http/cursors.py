@@ -24,8 +24,11 @@ from uuid import UUID
 
 import orjson
 
-from logstitch.actors.messages import EventFilter, Order, Page, Position, Project, RuleDraft
 from logstitch.actors.messages.alerts import AlertFilter
+from logstitch.actors.messages.events import EventFilter
+from logstitch.actors.messages.pages import Order, Page, Position
+from logstitch.actors.messages.projects import Project
+from logstitch.actors.messages.redaction import RuleDraft
 from logstitch.errors import InvalidRequest
 from logstitch.viewing.tiers import View
 

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import trio
 from pydantic import BaseModel, TypeAdapter
 
-from logstitch.actors.messages import Principal, Project
+from logstitch.actors.messages.keys import Principal
+from logstitch.actors.messages.projects import Project
 from logstitch.actors.messages.viewers import Viewer
 from logstitch.http.requests import RequestHead
 from logstitch.http.responses import Answer

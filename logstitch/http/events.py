@@ -10,7 +10,8 @@ from dataclasses import replace
 from pydantic import TypeAdapter
 
 from logstitch import metrics
-from logstitch.actors.messages import EventFilter, GetEvent, ListEvents, Order, SubmitEvents
+from logstitch.actors.messages.events import EventFilter, GetEvent, ListEvents, SubmitEvents
+from logstitch.actors.messages.pages import Order
 from logstitch.actors.messages.viewers import Viewer
 from logstitch.errors import Detail, InvalidRequest, NotFound
 from logstitch.http import examples

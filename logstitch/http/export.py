@@ -16,7 +16,8 @@ from typing import Final
 import orjson
 import trio
 
-from logstitch.actors.messages import EventFilter, EventPage, GetEvent, ListEvents, Order, Position
+from logstitch.actors.messages.events import EventFilter, EventPage, GetEvent, ListEvents
+from logstitch.actors.messages.pages import Order, Position
 from logstitch.errors import Draining, InvalidRequest, NotFound, RateLimited, Unavailable
 from logstitch.http import csvlines, examples
 from logstitch.http.cursors import Cursors, Listing
@@ -209,7 +210,8 @@ errors are as everywhere.
 **CSV** is a table in UTF-8 with a line of names (RFC 4180). The columns are always the same:
 `{"`, `".join(csvlines.COLUMNS)}`. `metadata`, `changes` and `redactions` are JSON; what an event does not have, or a
 viewer is not shown, is empty. A cell that a spreadsheet could take for a formula is preceded by an apostrophe: one that
-begins, blanks aside, with `=`, `+`, `-` or `@`, also in full-width and similar forms, or with a tab or a line break.
+begins, blanks aside, with `=`, `+`, `-` or `@`, also in full-width and similar forms, or with a tab or a line break. So
+is what stands in a cell behind a semicolon or a tab; in JSON the semicolon is escaped instead.
 
 **Going on.** The answer is sent while it is read, in chunks. If it breaks (a network, a restart, a key that was revoked
 meanwhile), the connection ends without the last chunk, which HTTP clients report. Drop the line that is not whole, if

@@ -11,7 +11,7 @@ import trio
 from pydantic import TypeAdapter
 
 from logstitch import gate, model
-from logstitch.actors.messages import Accepted
+from logstitch.actors.messages.events import Accepted
 from logstitch.http import examples
 from logstitch.http.endpoints import RequestBody, ResponseHeader, Success
 from logstitch.http.responses import Headers, Reply, resource

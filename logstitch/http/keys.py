@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from logstitch.actors.messages import CreateKey, Key, ListKeys, RevokeKey
+from logstitch.actors.messages.keys import CreateKey, Key, ListKeys, RevokeKey
 from logstitch.errors import NotFound
 from logstitch.http import examples
 from logstitch.http.cursors import Cursors, Listing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import TypeAdapter
 
-from logstitch.actors.messages import MeasureRule
+from logstitch.actors.messages.redaction import MeasureRule
 from logstitch.errors import InvalidRequest
 from logstitch.http import examples
 from logstitch.http.cursors import Cursors, Listing

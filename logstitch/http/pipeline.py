@@ -49,6 +49,7 @@ class Pipeline:
         self._limits = limits
         self._services = services
         self._budget = Budget(limits.bytes_in_flight, limits.bytes_in_flight_of_key)
+        self._anyones_budget = Budget(limits.bytes_in_flight_of_anyone, limits.bytes_in_flight_of_key, self._budget)
 
     @property
     def body_bytes_held(self) -> int:
@@ -77,7 +78,10 @@ class Pipeline:
                     # The time in which the client sends is not the handler's.
                     began = trio.current_time()
                     scope.deadline, late = began + limits.body_seconds, BodyTimeout("The body did not arrive in time.")
-                    body.owner = network_of(call.head.address) if call.principal is None else call.principal.key_id
+                    if call.principal is None:
+                        body.budget, body.owner = self._anyones_budget, network_of(call.head.address)
+                    else:
+                        body.owner = call.principal.key_id
                     data = await body.read()
                     took = trio.current_time() - began
                     call.deadline += took

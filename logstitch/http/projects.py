@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from logstitch.actors.messages import CreateProject, ListProjects, Project
+from logstitch.actors.messages.projects import CreateProject, ListProjects, Project
 from logstitch.http import examples
 from logstitch.http.cursors import Cursors, Listing
 from logstitch.http.endpoints import Call, Endpoint, RequestBody, Success

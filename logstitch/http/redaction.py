@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from logstitch import gate
-from logstitch.actors.messages import (
+from logstitch.actors.messages.redaction import (
     BUILTIN,
     CreateRule,
     DeleteRule,

@@ -34,6 +34,8 @@ class Limits:
     """Of request bodies, over all requests. A dozen of the largest; thousands of ordinary ones."""
     bytes_in_flight_of_key: int = 8 * 1024 * 1024
     """Of them, of one key: about what is stored in a second. More would only wait, and be answered too late."""
+    bytes_in_flight_of_anyone: int = 32 * 1024 * 1024
+    """Of them, of all who have no key together: half is kept for who has one."""
     thread_bytes: int = 128 * 1024
     """Bodies from this size on are parsed and checked in a thread: a megabyte takes longer than other requests should
     wait."""

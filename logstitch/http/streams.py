@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pydantic import TypeAdapter
 
-from logstitch.actors.messages import ResolveProject
+from logstitch.actors.messages.projects import ResolveProject
 from logstitch.actors.messages.streams import ClaimStream, GetStreamInfo, SubmitStreamEvents
 from logstitch.errors import InvalidRequest
 from logstitch.http import examples

@@ -45,7 +45,8 @@ import trio
 
 from logstitch import ids
 from logstitch.actors.indexer import Builder, index_next
-from logstitch.actors.messages import EventFilter, EventPage, ListEvents, Order, Position
+from logstitch.actors.messages.events import EventFilter, EventPage, ListEvents
+from logstitch.actors.messages.pages import Order, Position
 from logstitch.actors.reader import list_events
 from logstitch.app import GC_THRESHOLD
 from logstitch.search import terms

@@ -14,7 +14,6 @@ import trio
 
 from logstitch.actors.alerts import Alerts
 from logstitch.actors.mailbox import Address
-from logstitch.actors.messages import Page, Project
 from logstitch.actors.messages.alerts import (
     AlertFilter,
     AlertRule,
@@ -28,6 +27,8 @@ from logstitch.actors.messages.alerts import (
     SetAlertStatus,
     UpdateAlertRule,
 )
+from logstitch.actors.messages.pages import Page
+from logstitch.actors.messages.projects import Project
 from logstitch.actors.supervisor import open_supervisor
 from logstitch.detection.alerts import AlertStatus
 from logstitch.detection.rules import BUILTINS, Distinct, GroupBy, Severity

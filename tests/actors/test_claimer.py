@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from logstitch.actors.claimer import PAGE_EVENTS, THREAD_BYTES, Claimer
-from logstitch.actors.messages import CreateRule, RuleDraft, UpdateRule
+from logstitch.actors.messages.redaction import CreateRule, RuleDraft, UpdateRule
 from logstitch.actors.messages.streams import ClaimStream, StreamClaimed
 from logstitch.detection.rows import parse_rows
 from logstitch.errors import Conflict, StreamAlreadyClaimed, StreamExpired, StreamNotFound

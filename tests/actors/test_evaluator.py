@@ -19,8 +19,8 @@ import trio
 from logstitch import metrics
 from logstitch.actors import evaluator as actor_module
 from logstitch.actors.evaluator import Evaluator, Share
-from logstitch.actors.messages import CreateRule, RuleDraft
 from logstitch.actors.messages.alerts import CatchUp
+from logstitch.actors.messages.redaction import CreateRule, RuleDraft
 from logstitch.actors.supervisor import open_supervisor
 from logstitch.detection.detector import ActiveRule, Detector, Fact, Firing
 from logstitch.detection.rules import Distinct, GroupBy, Rule

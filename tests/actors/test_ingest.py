@@ -13,7 +13,7 @@ import trio
 from psycopg import errors as pg
 
 from logstitch.actors.ingest import QUEUE_SECONDS, THREAD_BYTES, Ingest
-from logstitch.actors.messages import Accepted
+from logstitch.actors.messages.events import Accepted
 from logstitch.errors import Conflict, DailyEventLimitReached, Unavailable
 from logstitch.evidence.commitments import verify_event
 from logstitch.evidence.merkle import TenantHead, append, leaf_hash

@@ -16,7 +16,7 @@ import trio
 from logstitch import credentials
 from logstitch.actors.keyring import KeyRing
 from logstitch.actors.mailbox import Address
-from logstitch.actors.messages import Authenticate, CreateKey, KeyType, ListKeys, RevokeKey
+from logstitch.actors.messages.keys import Authenticate, CreateKey, KeyType, ListKeys, RevokeKey
 from logstitch.actors.supervisor import Supervisor, open_supervisor
 from logstitch.errors import InvalidApiKey, KeyRevoked, NotFound
 from logstitch.model import Plan

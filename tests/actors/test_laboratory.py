@@ -17,7 +17,8 @@ from logstitch.actors import laboratory
 from logstitch.actors.child import open_child
 from logstitch.actors.laboratory import Laboratory
 from logstitch.actors.mailbox import Address
-from logstitch.actors.messages import MeasureRule, Position, RuleDraft, RuleEffect
+from logstitch.actors.messages.pages import Position
+from logstitch.actors.messages.redaction import MeasureRule, RuleDraft, RuleEffect
 from logstitch.actors.supervisor import open_supervisor
 from logstitch.errors import InvalidRequest, Unavailable
 from logstitch.model import RESERVED_TENANT

@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 
 from logstitch.actors.mailbox import Address
-from logstitch.actors.messages import CreateProject, ListProjects, ResolveProject
+from logstitch.actors.messages.projects import CreateProject, ListProjects, ResolveProject
 from logstitch.actors.organizations import Organizations
 from logstitch.actors.supervisor import open_supervisor
 from logstitch.errors import InvalidRequest, NotFound

@@ -14,7 +14,8 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from logstitch.actors.mailbox import Address
-from logstitch.actors.messages import EventFilter, EventPage, GetEvent, ListEvents, Order
+from logstitch.actors.messages.events import EventFilter, EventPage, GetEvent, ListEvents
+from logstitch.actors.messages.pages import Order
 from logstitch.actors.reader import MOST_WAITING, MOST_WAITING_OF_TENANT, Reader
 from logstitch.actors.supervisor import open_supervisor
 from logstitch.errors import AskTimeout, DatabaseUnavailable, NotFound, Unavailable

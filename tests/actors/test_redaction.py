@@ -18,11 +18,11 @@ from trio.testing import wait_all_tasks_blocked
 from logstitch.actors import redaction as actor_module
 from logstitch.actors.directory import Directory
 from logstitch.actors.mailbox import Ask
-from logstitch.actors.messages import (
+from logstitch.actors.messages.pages import Page
+from logstitch.actors.messages.redaction import (
     CreateRule,
     DeleteRule,
     ListRules,
-    Page,
     RedactEvents,
     RedactionRule,
     RuleDraft,

@@ -353,7 +353,7 @@ async def test_a_bad_rule_is_refused_by_its_fields(database_url: str) -> None:
     assert {detail.field for detail in refused.value.details} == {"rule.threshold", "rule.action_pattern"}
 
 
-@pytest.mark.parametrize("rule_id", ["no_such_rule", str(uuid4())])
+@pytest.mark.parametrize("rule_id", ["no_such_rule", "6f1d3c2a-9f0e-4b7d-8a55-0c1e2d3f4a5b"])
 async def test_an_unknown_rule_is_not_found(rule_id: str, database_url: str) -> None:
     async with open_machine(database_url) as machine:
         with pytest.raises(NotFound):

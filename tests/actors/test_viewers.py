@@ -17,7 +17,8 @@ from logstitch import credentials
 from logstitch.actors.keyring import KeyRing
 from logstitch.actors.leases import LEASE_MARGIN_SECONDS, LEASE_SECONDS
 from logstitch.actors.mailbox import Address
-from logstitch.actors.messages import Authenticate, Project, RevokeKey
+from logstitch.actors.messages.keys import Authenticate, RevokeKey
+from logstitch.actors.messages.projects import Project
 from logstitch.actors.messages.viewers import (
     AuthenticateViewer,
     CreateTier,

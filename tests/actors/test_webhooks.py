@@ -13,7 +13,8 @@ import orjson
 import pytest
 
 from logstitch.actors.mailbox import Address
-from logstitch.actors.messages import Page, Project
+from logstitch.actors.messages.pages import Page
+from logstitch.actors.messages.projects import Project
 from logstitch.actors.messages.webhooks import (
     CreateWebhook,
     DeleteWebhook,

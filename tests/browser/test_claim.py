@@ -143,6 +143,7 @@ def test_of_several_projects_one_must_be_chosen_by_keyboard_alone(tab: Tab, acti
         (MASTER, error(403, "forbidden"), "takes a master key"),
         (MASTER, error(503, "unavailable", "Busy."), "Busy."),
     ],
+    ids=["of a project", "no key", "unknown", "revoked", "forbidden", "busy"],
 )
 def test_keys_that_do_not_do(key: str, answer: Answer, told: str, tab: Tab, active: PagesApi) -> None:
     active.on(PROJECTS, answer)

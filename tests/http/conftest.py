@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from logstitch.actors.messages import Project
+from logstitch.actors.messages.projects import Project
 from logstitch.http.api import App, create_app
 from tests.support.client import Client, Documented
 from tests.support.world import Organization, Stage, World

@@ -13,7 +13,9 @@ import trio
 from trio.testing import MockClock
 
 from logstitch import metrics
-from logstitch.actors.messages import Authenticate, KeyType, Project, SubmitEvents
+from logstitch.actors.messages.events import SubmitEvents
+from logstitch.actors.messages.keys import Authenticate, KeyType
+from logstitch.actors.messages.projects import Project
 from logstitch.errors import ActorDown, DatabaseUnavailable, Draining, MailboxFull, Unavailable
 from logstitch.http import examples, intake
 from logstitch.http.api import App, create_app
@@ -202,6 +204,22 @@ def test_one_keys_bodies_leave_room_for_those_of_others() -> None:
     budget.give_back(200, "greedy")
     budget.take(250, "greedy")
     assert budget.held == 500
+
+
+def test_the_bodies_of_a_part_leave_room_in_the_whole() -> None:
+    whole = Budget(1000, 1000)
+    part = Budget(500, 400, whole)
+    part.take(400, "here")
+    with pytest.raises(Unavailable):
+        part.take(200, "there")
+    whole.take(600, "a key")
+    with pytest.raises(Unavailable):
+        part.take(50, "there")
+    assert (part.held, whole.held) == (400, 1000)
+
+    part.give_back(400, "here")
+
+    assert (part.held, whole.held) == (0, 600)
 
 
 async def test_what_is_announced_takes_nothing_until_it_arrives(tight: Client) -> None:

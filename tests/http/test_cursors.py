@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logstitch import times
-from logstitch.actors.messages import EventFilter, Order, Page, Position, Project
+from logstitch.actors.messages.events import EventFilter
+from logstitch.actors.messages.pages import Order, Page, Position
+from logstitch.actors.messages.projects import Project
 from logstitch.errors import InvalidRequest
 from logstitch.http.cursors import Cursors, Listing
 from logstitch.viewing.tiers import Tier, View

@@ -7,7 +7,8 @@ from typing import Any
 import orjson
 import pytest
 
-from logstitch.actors.messages import ListEvents, Project, SubmitEvents
+from logstitch.actors.messages.events import ListEvents, SubmitEvents
+from logstitch.actors.messages.projects import Project
 from logstitch.http import examples
 from logstitch.http.api import App, create_app
 from logstitch.model import Plan

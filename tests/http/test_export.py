@@ -19,7 +19,9 @@ from structlog.testing import capture_logs
 
 from logstitch import metrics
 from logstitch.actors.mailbox import Ask
-from logstitch.actors.messages import EventPage, GetEvent, ListEvents, Position, Project
+from logstitch.actors.messages.events import EventPage, GetEvent, ListEvents
+from logstitch.actors.messages.pages import Position
+from logstitch.actors.messages.projects import Project
 from logstitch.errors import DatabaseUnavailable, RateLimited, Unavailable
 from logstitch.http import examples, export, pipeline
 from logstitch.http.api import App, create_app

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from logstitch.actors.messages import Project
+from logstitch.actors.messages.projects import Project
 from tests.support.client import Client
 from tests.support.world import Organization, World
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from logstitch.actors.messages import MeasureRule, Project
+from logstitch.actors.messages.projects import Project
+from logstitch.actors.messages.redaction import MeasureRule
 from logstitch.http import examples
 from tests.support.client import Answer, Client
 from tests.support.world import World

@@ -10,7 +10,8 @@ import orjson
 import pytest
 
 from logstitch import credentials
-from logstitch.actors.messages import Authenticate, Project
+from logstitch.actors.messages.keys import Authenticate
+from logstitch.actors.messages.projects import Project
 from logstitch.http import examples
 from logstitch.http.api import App, create_app, create_ops_app
 from logstitch.http.endpoints import Endpoint

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from typing import Any
-from uuid import uuid4
 
 import orjson
 import pytest
 
-from logstitch.actors.messages import CreateRule, Project
+from logstitch.actors.messages.projects import Project
+from logstitch.actors.messages.redaction import CreateRule
 from logstitch.http import examples
 from logstitch.recording.rules import MAX_CUSTOM
 from tests.support.client import Answer, Client
@@ -278,7 +278,9 @@ async def test_a_built_in_cannot_be_deleted(master: Client) -> None:
     assert (answer.status, answer.code) == (409, "conflict")
 
 
-@pytest.mark.parametrize("rule_id", ["builtin_", "builtin_x", "credit_card", "x", "%00", "rules.0", str(uuid4())])
+@pytest.mark.parametrize(
+    "rule_id", ["builtin_", "builtin_x", "credit_card", "x", "%00", "rules.0", "6f1d3c2a-9f0e-4b7d-8a55-0c1e2d3f4a5b"]
+)
 async def test_an_unknown_rule(master: Client, rule_id: str) -> None:
     assert (await put(master, rule_id, {"enabled": False})).code == "not_found"
     assert (await master.delete(f"{RULES}/{rule_id}")).code == "not_found"

@@ -11,7 +11,7 @@ import trio
 from prometheus_client import generate_latest
 
 from logstitch import metrics
-from logstitch.actors.messages import Project
+from logstitch.actors.messages.projects import Project
 from logstitch.actors.messages.streams import ClaimStream, SubmitStreamEvents
 from logstitch.errors import RateLimited
 from logstitch.http import examples
@@ -154,14 +154,21 @@ async def test_the_body_is_measured_and_typed_as_everywhere(anyone: Client) -> N
     assert (await anyone.request("POST", EVENTS + "?project_id=1", body=b"{}")).details.keys() == {"project_id"}
 
 
-async def test_bodies_of_one_network_leave_room_for_those_of_others(anyone: Client, stage: Stage, world: World) -> None:
-    app = create_app(stage.services(Limits(bytes_in_flight_of_key=1000)))
+@pytest.mark.parametrize(
+    ("limits", "others"),
+    [(Limits(bytes_in_flight_of_key=1000), 201), (Limits(bytes_in_flight_of_anyone=1000), 503)],
+    ids=["one network", "all networks"],
+)
+async def test_bodies_of_those_without_a_key_leave_room_for_others(
+    limits: Limits, others: int, anyone: Client, producer: Client, stage: Stage, world: World
+) -> None:
+    app = create_app(stage.services(limits))
 
-    def client(address: str) -> Client:
+    def client(address: str, key: str | None = None) -> Client:
         async def behind(scope: Any, receive: Any, send: Any) -> None:
             await app({**scope, "client": (address, 50000)}, receive, send)
 
-        return Client(cast(App, behind), documented=anyone.documented)
+        return Client(cast(App, behind), key, documented=anyone.documented)
 
     arrived, go_on = trio.Event(), trio.Event()
 
@@ -177,10 +184,11 @@ async def test_bodies_of_one_network_leave_room_for_those_of_others(anyone: Clie
         await arrived.wait()
         same = await client("2001:db8:0:1::2").post(EVENTS, large)
         other = await client("2001:db8:0:2::1").post(EVENTS, large)
+        known = await client("2001:db8:0:1::1", producer.key).post("/api/v1/events", large)
         go_on.set()
 
     assert (same.status, same.code) == (503, "unavailable")
-    assert other.status == 201
+    assert (other.status, known.status) == (others, 201)
 
 
 async def test_replays_are_counted_in_a_header(anyone: Client) -> None:

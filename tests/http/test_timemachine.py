@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
-from logstitch.actors.messages import Project
 from logstitch.actors.messages.alerts import ReplayRule
+from logstitch.actors.messages.projects import Project
 from logstitch.http import examples
 from tests.support.client import Client
 from tests.support.world import NOW_MS, World
@@ -149,7 +148,7 @@ async def test_what_else_is_bad_is_named(
     assert (answer.status, list(answer.details)) == (400, fields)
 
 
-@pytest.mark.parametrize("rule_id", [str(uuid4()), "no_such_rule"])
+@pytest.mark.parametrize("rule_id", ["6f1d3c2a-9f0e-4b7d-8a55-0c1e2d3f4a5b", "no_such_rule"])
 async def test_an_unknown_rule_is_not_found(rule_id: str, master: Client, project: Project) -> None:
     answer = await master.post(TEST, {"rule": RULE, "rule_id": rule_id})
 

@@ -10,7 +10,7 @@ from uuid import UUID
 import orjson
 import pytest
 
-from logstitch.actors.messages import Project
+from logstitch.actors.messages.projects import Project
 from logstitch.actors.messages.webhooks import Attempt, CreateWebhook, UpdateWebhook
 from logstitch.detection.rules import Severity
 from logstitch.ids import IdKind, id_text, parse_id

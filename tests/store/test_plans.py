@@ -20,7 +20,8 @@ from psycopg import sql
 from psycopg.rows import TupleRow
 
 from logstitch.actors.indexer import Builder, index_next
-from logstitch.actors.messages import EventFilter, Order, Position
+from logstitch.actors.messages.events import EventFilter
+from logstitch.actors.messages.pages import Order, Position
 from logstitch.actors.reader import list_events
 from logstitch.search.segments import SEGMENT_BITS, SEGMENT_EVENTS, Layout
 from logstitch.store import queries, reading

@@ -11,7 +11,8 @@ import psycopg
 import pytest
 
 from logstitch.actors.indexer import Builder, index_next
-from logstitch.actors.messages import EventFilter, EventPage, Order, Position
+from logstitch.actors.messages.events import EventFilter, EventPage
+from logstitch.actors.messages.pages import Order, Position
 from logstitch.actors.reader import MOST_ACTIONS, list_events
 from logstitch.search import pages
 from logstitch.search.segments import Layout

@@ -16,7 +16,8 @@ import pytest
 from psycopg.rows import TupleRow
 
 from logstitch.actors.indexer import Builder, index_next
-from logstitch.actors.messages import EventFilter, EventPage, GetEvent, ListEvents, Order, Position
+from logstitch.actors.messages.events import EventFilter, EventPage, GetEvent, ListEvents
+from logstitch.actors.messages.pages import Order, Position
 from logstitch.actors.reader import find_event, list_events
 from logstitch.search import pages
 from logstitch.search.pages import PAGE_BYTES

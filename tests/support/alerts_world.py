@@ -13,7 +13,6 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from logstitch.actors.alerts import page_of_rules, rule_of, shown
-from logstitch.actors.messages import Page
 from logstitch.actors.messages.alerts import (
     AlertFilter,
     AlertPage,
@@ -30,6 +29,7 @@ from logstitch.actors.messages.alerts import (
     SetAlertStatus,
     UpdateAlertRule,
 )
+from logstitch.actors.messages.pages import Page
 from logstitch.detection.alerts import TRANSITIONS, Alert, AlertStatus
 from logstitch.detection.detector import Fact
 from logstitch.detection.rules import BUILTINS, GroupBy, Rule, Severity, check_rule

@@ -14,7 +14,7 @@ import orjson
 from logstitch.actors.directory import Directory
 from logstitch.actors.ingest import Ingest
 from logstitch.actors.mailbox import KeyedTells
-from logstitch.actors.messages import Accepted, SubmitEvents
+from logstitch.actors.messages.events import Accepted, SubmitEvents
 from logstitch.actors.redaction import Redaction
 from logstitch.actors.supervisor import Supervisor, open_supervisor
 from logstitch.ids import UlidMint

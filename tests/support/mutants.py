@@ -11,7 +11,7 @@ from typing import Any
 
 from logstitch.actors import ingest
 from logstitch.actors.mailbox import Envelope
-from logstitch.actors.messages import Accepted
+from logstitch.actors.messages.events import Accepted
 from logstitch.errors import DatabaseUnavailable
 from logstitch.ids import event_id_text
 from logstitch.store import events

@@ -13,7 +13,8 @@ from uuid import UUID
 
 import orjson
 
-from logstitch.actors.messages import EventFilter, ListEvents, Order, Position
+from logstitch.actors.messages.events import EventFilter, ListEvents
+from logstitch.actors.messages.pages import Order, Position
 from logstitch.search import terms
 from logstitch.search.segments import SEGMENT_BITS, lexeme_prefix, segment_of
 from logstitch.store import events

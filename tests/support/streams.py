@@ -13,7 +13,8 @@ import orjson
 
 from logstitch.actors.claimer import Claimer
 from logstitch.actors.mailbox import Address
-from logstitch.actors.messages import Accepted, Project
+from logstitch.actors.messages.events import Accepted
+from logstitch.actors.messages.projects import Project
 from logstitch.actors.messages.streams import (
     ClaimStream,
     GetStreamInfo,

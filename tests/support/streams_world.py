@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from logstitch.actors.messages import Accepted
+from logstitch.actors.messages.events import Accepted
 from logstitch.actors.messages.streams import (
     ClaimStream,
     GetStreamInfo,

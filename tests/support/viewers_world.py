@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from logstitch.actors.messages import Project
+from logstitch.actors.messages.projects import Project
 from logstitch.actors.messages.viewers import (
     AuthenticateViewer,
     CreateTier,

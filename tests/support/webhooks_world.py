@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from logstitch.actors.messages import Page
+from logstitch.actors.messages.pages import Page
 from logstitch.actors.messages.webhooks import (
     CreateWebhook,
     DeleteWebhook,

@@ -20,36 +20,27 @@ import trio
 from logstitch import credentials, ids, times
 from logstitch.actors.health import ActorHealth, ActorState
 from logstitch.actors.mailbox import Ask
-from logstitch.actors.messages import (
-    Accepted,
+from logstitch.actors.messages.events import Accepted, EventFilter, EventPage, GetEvent, ListEvents, SubmitEvents
+from logstitch.actors.messages.keys import (
     Authenticate,
     CreatedKey,
     CreateKey,
-    CreateProject,
-    CreateRule,
-    DeleteRule,
-    EventFilter,
-    EventPage,
-    GetEvent,
     Key,
     KeyPage,
     KeyType,
-    ListEvents,
     ListKeys,
-    ListProjects,
+    Principal,
+    RevokeKey,
+)
+from logstitch.actors.messages.pages import Order, Page, Position
+from logstitch.actors.messages.projects import CreateProject, ListProjects, Project, ProjectPage, ResolveProject
+from logstitch.actors.messages.redaction import (
+    CreateRule,
+    DeleteRule,
     ListRules,
     MeasureRule,
-    Order,
-    Page,
-    Position,
-    Principal,
-    Project,
-    ProjectPage,
-    ResolveProject,
-    RevokeKey,
     RuleEffect,
     RulePage,
-    SubmitEvents,
     TryRules,
     UpdateRule,
 )

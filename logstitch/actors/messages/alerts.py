@@ -10,7 +10,8 @@ from typing import Any
 from uuid import UUID
 
 from logstitch.actors.mailbox import Ask
-from logstitch.actors.messages import Page, Project
+from logstitch.actors.messages.pages import Page
+from logstitch.actors.messages.projects import Project
 from logstitch.detection.alerts import Alert, AlertStatus
 from logstitch.detection.detector import Fact
 from logstitch.detection.rules import Distinct, GroupBy, Rule, Severity

@@ -11,7 +11,8 @@ from datetime import datetime
 from uuid import UUID
 
 from logstitch.actors.mailbox import Ask
-from logstitch.actors.messages import Accepted, Project
+from logstitch.actors.messages.events import Accepted
+from logstitch.actors.messages.projects import Project
 from logstitch.model import IncomingEvent
 from logstitch.streams import StreamStatus
 

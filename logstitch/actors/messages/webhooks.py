@@ -8,7 +8,8 @@ from typing import Any
 from uuid import UUID
 
 from logstitch.actors.mailbox import Ask
-from logstitch.actors.messages import Page, Project
+from logstitch.actors.messages.pages import Page
+from logstitch.actors.messages.projects import Project
 from logstitch.detection.rules import Severity
 from logstitch.webhooks.payloads import WebhookEvent
 from logstitch.webhooks.schedule import DeliveryStatus, DisabledReason

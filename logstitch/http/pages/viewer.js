@@ -123,7 +123,7 @@ function shown(text, limit = SHOWN_CHARACTERS) {
     box.append(el('span', { class: 'unseen', title: 'A character that cannot be seen' }, points.length > 1 ? `${code}×${points.length}` : code));
     from = match.index + match[0].length;
   }
-  box.append(cut.slice(from));
+  box.append(cut.slice(from).replaceAll(UNSEEN, '\u25af')); // of what is all marks, the rest has shorter ones
   if (cut.length < text.length) box.append('…');
   return box;
 }
@@ -248,10 +248,11 @@ const COLUMNS = [
 ];
 
 // A spreadsheet takes a cell that begins so for a formula (https://owasp.org/www-community/attacks/CSV_Injection).
-const FORMULA = /^[\s\u0000-\u001f]*[=+\-@\uff1d\uff0b\uff0d\uff20]|^[\t\r\n]/;
+// So do parts of one, where semicolons or tabs separate cells.
+const FORMULA = /(^|[;\t])(?=[\s\u0000-\u001f]*[=+\-@\uff1d\uff0b\uff0d\uff20])|^(?=[\t\r\n])/g;
 
 function csvCell(text = '') {
-  return `"${(FORMULA.test(text) ? `'${text}` : text).replaceAll('"', '""')}"`;
+  return `"${text.replace(FORMULA, "$1'").replaceAll('"', '""')}"`;
 }
 
 function csvLine(event) {
