@@ -49,5 +49,7 @@ def options() -> dict[str, Any]:
         "stdout": subprocess.PIPE,
         "stderr": subprocess.DEVNULL,
         "env": {name: value for name, value in os.environ.items() if not name.startswith("LOGSTITCH_")},
-        "start_new_session": True,
+        # Out of reach of Ctrl-C, but in the service's session: Linux shares processors between sessions first, and
+        # minds niceness only within each (sched(7), autogroup), so that a session of its own would undo the priority.
+        "process_group": 0,
     }

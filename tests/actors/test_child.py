@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import trio
 
@@ -36,6 +38,15 @@ async def test_it_answers_in_the_order_in_which_it_was_asked() -> None:
             answers.append(await child.receive())
 
     assert answers == [*messages, b"the mark"]
+
+
+async def test_it_is_out_of_reach_of_ctrl_c_and_its_low_priority_counts_beside_the_service() -> None:
+    async with open_child(DEAF):
+        child = await child_at_work("deaf")
+
+        assert os.getpgid(child.pid) != os.getpgid(0)
+        # Linux minds niceness only among the processes of one session, where it groups them by session at all.
+        assert os.getsid(child.pid) == os.getsid(0)
 
 
 @pytest.mark.parametrize(
