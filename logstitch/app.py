@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -86,6 +86,8 @@ BACKLOG_SECONDS = 15.0
 """Between two counts of what waits for the word index."""
 MIGRATE_RETRY_SECONDS = 1.0
 """Between two attempts to prepare a database that is away."""
+HAND_OVER_SECONDS = 1.0
+"""For those who are being told that the service is starting to hear the end of it, once it has started."""
 
 NOT_LOOKED = ("The database was not looked at yet.",)
 
@@ -123,6 +125,65 @@ async def open_postgres(settings: Settings) -> AsyncIterator[str]:
         return
     async with open_embedded_postgres(data) as postgres:
         yield postgres.url
+
+
+@asynccontextmanager
+async def open_postgres_for_service(
+    settings: Settings, public: Sequence[socket.socket], ops: Sequence[Sequence[socket.socket]]
+) -> AsyncIterator[str]:
+    """The same for a service on these sockets, which are answered meanwhile: alive, not ready, and starting.
+
+    The embedded server may recover for minutes, in which a socket that is listened on and not served would hold
+    whoever asks. Once it runs the sockets are left alone, still listening, for others to serve on. Raises
+    ``ConfigurationError`` where the server has too few connections for the settings.
+    """
+    data = embedded_data(settings)
+    if data is None:  # away or not, it is no start of ours that takes long
+        async with open_postgres(settings) as url:
+            yield url
+        return
+    started, handed_over = trio.Event(), trio.Event()
+    serve = partial(
+        serve_http, limits=_server_limits(settings), drain=started, drain_seconds=HAND_OVER_SECONDS, refusal=refusal
+    )
+    ops_app = create_ops_app(Starting(data))
+
+    async def answer() -> None:
+        async with trio.open_nursery() as servers:
+            servers.start_soon(serve, starting_app(), [sock.dup() for sock in public])
+            for sockets in ops:
+                servers.start_soon(serve, ops_app, [sock.dup() for sock in sockets])
+        handed_over.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(answer)
+        async with open_postgres(settings) as url:
+            await trio.to_thread.run_sync(check_connections, settings, url)
+            started.set()
+            await handed_over.wait()
+            yield url
+
+
+class Starting:
+    """How a process is (``http.services.Health``) while its own database server starts."""
+
+    def __init__(self, data: Path) -> None:
+        self._data = data
+
+    def not_ready(self) -> Sequence[Detail]:
+        """That it starts, and what the server says of it."""
+        words = why_not_running(self._data)
+        return [
+            Detail("database", "The embedded PostgreSQL is starting." + (f" Its log says: {words}" if words else ""))
+        ]
+
+    def actors(self) -> Sequence[ActorHealth]:
+        """There are none yet."""
+        return ()
+
+    def database(self) -> Mapping[str, float]:
+        """Nothing is connected yet."""
+        return {}
 
 
 def embedded_data(settings: Settings) -> Path | None:
@@ -166,6 +227,14 @@ def stop_signals() -> Iterator[AsyncIterator[int]]:
             signal.signal(number, signal.SIG_IGN)
 
 
+def exit_seconds(settings: Settings) -> float:
+    """From a signal until a process has exited, whatever a task or a thread of its does.
+
+    The stop of an embedded server comes after that, and has deadlines of its own.
+    """
+    return settings.drain_notice + settings.drain_seconds + ACTORS_DRAIN_SECONDS + EXIT_GRACE_SECONDS
+
+
 async def run(
     settings: Settings,
     url: str,
@@ -182,40 +251,40 @@ async def run(
     """
     _tune_collector()
     _tune_threads()
-    async with (
-        open_database(url, pool_size=settings.pool_size) as database,
-        open_supervisor(drain_seconds=ACTORS_DRAIN_SECONDS) as supervisor,
-    ):
-        return await Process(settings, database, supervisor, embedded).serve(url, public, ops, on_ready)
+    with _overdue(exit_seconds(settings)) as begin_countdown:
+        async with (
+            open_database(url, pool_size=settings.pool_size) as database,
+            open_supervisor(drain_seconds=ACTORS_DRAIN_SECONDS) as supervisor,
+        ):
+            process = Process(settings, database, supervisor, begin_countdown, embedded)
+            return await process.serve(url, public, ops, on_ready)
 
 
 class Process:
     """One process: its actors, its two HTTP servers, and how it is (``http.services.Health``)."""
 
     def __init__(
-        self, settings: Settings, database: Database, supervisor: Supervisor, embedded: Path | None = None
+        self,
+        settings: Settings,
+        database: Database,
+        supervisor: Supervisor,
+        begin_countdown: Callable[[], None],
+        embedded: Path | None,
     ) -> None:
         self._settings = settings
         self._database = database
         self._supervisor = supervisor
+        self._begin_countdown = begin_countdown
         self._embedded = embedded
         self._draining = False
         self._prepared = trio.Event()
         self._database_problems: tuple[str, ...] = NOT_LOOKED
         self._database_started_at: float | None = None
+        self._risks: tuple[str, ...] = ()
         self._told: frozenset[str] | None = None
         self._app: Any = starting_app()
 
     # -- health ------------------------------------------------------------------------------------------------------
-
-    @property
-    def draining(self) -> bool:
-        """Whether a shutdown has begun."""
-        return self._draining
-
-    def live(self) -> bool:
-        """The loop runs, since it answers; nothing else is worth a restart of the process."""
-        return True
 
     def not_ready(self) -> Sequence[Detail]:
         """Why no traffic should come here; empty when it may."""
@@ -245,7 +314,7 @@ class Process:
         drain = trio.Event()
         serve = partial(
             serve_http,
-            limits=ServerLimits(max_connections_per_address=self._settings.connections_per_address),
+            limits=_server_limits(self._settings),
             drain=drain,
             drain_seconds=self._settings.drain_seconds,
             refusal=refusal,
@@ -254,9 +323,9 @@ class Process:
         with stop_signals() as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._obey, signals, drain, nursery.cancel_scope)
-                nursery.start_soon(self._watch_database)
+                nursery.start_soon(_keep_looking, "database", CHECK_SECONDS, self._look_at_database)
                 nursery.start_soon(_measure_lag)
-                nursery.start_soon(self._measure_backlog)
+                nursery.start_soon(_keep_looking, "words_backlog", BACKLOG_SECONDS, self._measure_backlog)
                 nursery.start_soon(self._prepare, url, on_ready)
                 async with trio.open_nursery() as servers:
                     ops_server = await servers.start(serve, create_ops_app(self), ops)
@@ -273,9 +342,7 @@ class Process:
         log.info("service.draining", notice_seconds=self._settings.drain_notice)
         self._draining = True
         self._tell_readiness()
-        _exit_within(
-            self._settings.drain_notice + self._settings.drain_seconds + ACTORS_DRAIN_SECONDS + EXIT_GRACE_SECONDS
-        )
+        self._begin_countdown()
         with trio.move_on_after(self._settings.drain_notice):
             await anext(signals)
         drain.set()
@@ -287,31 +354,38 @@ class Process:
         """The app of this moment: until the database is prepared it answers 503, and the process is alive."""
         await self._app(scope, receive, send)
 
-    async def _watch_database(self) -> None:
-        while True:
+    async def _look_at_database(self) -> None:
+        try:
             check = await self._database.check()
-            problems = check.problems
-            if check.reachable:
-                self._database_started_at = check.started_at
-            elif self._embedded is not None and (
-                words := await trio.to_thread.run_sync(why_not_running, self._embedded)
-            ):
-                problems += (f"The embedded PostgreSQL does not run. The end of its log: {words}",)
-            self._database_problems = problems
+        except Exception as error:
+            # Of a kind that nobody foresaw, such as a damaged index of its catalogue. Its text may quote a row.
+            self._database_problems = (f"PostgreSQL answers with an error: {type(error).__name__}.",)
             self._tell_readiness()
-            await trio.sleep(CHECK_SECONDS)
+            raise
+        problems = check.problems
+        if check.reachable:
+            self._database_started_at = check.started_at
+            self._tell_risks(check.warnings)
+        elif self._embedded is not None and (words := await trio.to_thread.run_sync(why_not_running, self._embedded)):
+            problems += (f"The embedded PostgreSQL does not run. Its log says: {words}",)
+        self._database_problems = problems
+        self._tell_readiness()
 
     async def _measure_backlog(self) -> None:
         await self._prepared.wait()
         layout = Layout()
-        while True:
-            with suppress(DatabaseUnavailable):
-                metrics.WORDS_BACKLOG.set(
-                    await self._database.transact(
-                        lambda conn: count_backlog(conn, layout.bits, layout.part_bits), read_only=True
-                    )
+        with suppress(DatabaseUnavailable):
+            metrics.WORDS_BACKLOG.set(
+                await self._database.transact(
+                    lambda conn: count_backlog(conn, layout.bits, layout.part_bits), read_only=True
                 )
-            await trio.sleep(BACKLOG_SECONDS)
+            )
+
+    def _tell_risks(self, risks: tuple[str, ...]) -> None:
+        """Log what is no reason to refuse traffic and may cost data all the same, whenever it has changed."""
+        if risks != self._risks:
+            self._risks = risks
+            log.warning("database.risk", risks=risks)
 
     def _tell_readiness(self) -> None:
         """Log a change of readiness, or of what is not well; the sentences themselves change too often."""
@@ -335,9 +409,10 @@ class Process:
         while True:
             try:
                 await trio.to_thread.run_sync(migrate, url, abandon_on_cancel=True)
-                first = await self._database.transact(partial(bootstrap, now=datetime.now(UTC)))
                 cursor_key = await self._database.transact(lambda conn: service_secret(conn, "cursor"))
                 await self._database.transact(partial(ensure_secret, now=datetime.now(UTC)))
+                # Last: the keys that it makes are given once, and would be lost with a failure after it.
+                first = await self._database.transact(partial(bootstrap, now=datetime.now(UTC)))
                 break
             except DatabaseUnavailable as error:
                 log.warning("service.database_away", reason=error.message)
@@ -396,6 +471,24 @@ class Process:
         )
 
 
+def _server_limits(settings: Settings) -> ServerLimits:
+    return ServerLimits(max_connections_per_address=settings.connections_per_address)
+
+
+async def _keep_looking(what: str, every: float, look: Callable[[], Awaitable[None]]) -> None:
+    """Look for ever. What goes wrong is told once until it goes well again, and is no end of the process."""
+    told = False
+    while True:
+        try:
+            await look()
+            told = False
+        except Exception as error:
+            if not told:
+                log.error("service.look_failed", look=what, exc_info=error)
+            told = True
+        await trio.sleep(every)
+
+
 async def _measure_lag() -> None:
     """How late a timer fires is how long some task kept the loop to itself."""
     while True:
@@ -424,11 +517,15 @@ def _tune_threads() -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
 
 
-def _exit_within(seconds: float) -> None:
-    """See that the process ends, whatever a task or a thread of its does. What is committed is safe without a farewell.
+@contextmanager
+def _overdue(seconds: float) -> Iterator[Callable[[], None]]:
+    """What begins the countdown after which the process exits, unless this was left before.
 
-    A thread, because the loop itself may be what does not get on.
+    What is committed is safe without a farewell. By a thread, because the loop itself may be what does not get on.
     """
     timer = threading.Timer(seconds, os._exit, (EXIT_OVERDUE,))
     timer.daemon = True
-    timer.start()
+    try:
+        yield timer.start
+    finally:
+        timer.cancel()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -24,7 +25,18 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from logstitch import __version__, credentials, logs
-from logstitch.config import DEFAULT_BIND, DEFAULT_OPS_BIND, Settings
+from logstitch.config import (
+    DEFAULT_BIND,
+    DEFAULT_CONNECTIONS_PER_ADDRESS,
+    DEFAULT_DRAIN_NOTICE,
+    DEFAULT_DRAIN_SECONDS,
+    DEFAULT_LOG_LEVEL,
+    DEFAULT_OPS_BIND,
+    DEFAULT_POOL_SIZE,
+    DEFAULT_STREAMS_PER_ADDRESS,
+    DEFAULT_WORKERS,
+    Settings,
+)
 from logstitch.errors import ConfigurationError, LogStitchError
 from logstitch.model import Plan
 
@@ -129,10 +141,12 @@ def serve(
     ] = DEFAULT_OPS_BIND,
     data: Data = None,
     database_url: DatabaseUrl = None,
-    workers: Annotated[int, typer.Option(envvar="LOGSTITCH_WORKERS", min=1, max=64, help="Processes.")] = 1,
-    pool_size: PoolSize = 8,
-    connections_per_address: ConnectionsPerAddress = 500,
-    streams_per_address: StreamsPerAddress = 20,
+    workers: Annotated[
+        int, typer.Option(envvar="LOGSTITCH_WORKERS", min=1, max=64, help="Processes.")
+    ] = DEFAULT_WORKERS,
+    pool_size: PoolSize = DEFAULT_POOL_SIZE,
+    connections_per_address: ConnectionsPerAddress = DEFAULT_CONNECTIONS_PER_ADDRESS,
+    streams_per_address: StreamsPerAddress = DEFAULT_STREAMS_PER_ADDRESS,
     webhook_allow: WebhookAllow = None,
     drain_notice: Annotated[
         float,
@@ -142,11 +156,11 @@ def serve(
             max=60,
             help="Seconds between SIGTERM (ready turns 503) and the last accepted connection.",
         ),
-    ] = 1.0,
+    ] = DEFAULT_DRAIN_NOTICE,
     drain_seconds: Annotated[
         float, typer.Option(envvar="LOGSTITCH_DRAIN_SECONDS", min=0, max=60, help="Seconds for requests after that.")
-    ] = 10.0,
-    log_level: LogLevel = "info",
+    ] = DEFAULT_DRAIN_SECONDS,
+    log_level: LogLevel = DEFAULT_LOG_LEVEL,
 ) -> None:
     """Run the service. An empty database gets its first organization, project and keys, which are printed once."""
     settings = Settings(
@@ -168,7 +182,7 @@ def serve(
 
 
 async def _serve(settings: Settings) -> int:
-    from logstitch.app import check_connections, embedded_data, open_postgres, run
+    from logstitch.app import embedded_data, open_postgres_for_service, run
     from logstitch.egress.addresses import Allow
     from logstitch.http.server import bind
     from logstitch.workers import run_workers
@@ -177,13 +191,10 @@ async def _serve(settings: Settings) -> int:
     public = bind(settings.bind)
     ops = [bind(address) for address in _ops_addresses(settings)]
     _note(f"LogStitch {__version__} is starting")
-    embedded = embedded_data(settings)
-    async with open_postgres(settings) as url:
-        if embedded is not None:
-            await trio.to_thread.run_sync(check_connections, settings, url)
+    async with open_postgres_for_service(settings, public, ops) as url:
         if settings.workers == 1:
             announce = partial(_announce, public, ops[0])
-            return await run(settings, url, public, ops[0], on_ready=announce, embedded=embedded)
+            return await run(settings, url, public, ops[0], on_ready=announce, embedded=embedded_data(settings))
         return await run_workers(settings, url, public, ops)
 
 
@@ -195,15 +206,15 @@ def worker(
     database_url: Annotated[str, typer.Option(envvar="LOGSTITCH_DATABASE_URL")],
     drain_notice: Annotated[float, typer.Option(envvar="LOGSTITCH_DRAIN_NOTICE")],
     drain_seconds: Annotated[float, typer.Option(envvar="LOGSTITCH_DRAIN_SECONDS")],
-    pool_size: PoolSize = 8,
-    connections_per_address: ConnectionsPerAddress = 500,
-    streams_per_address: StreamsPerAddress = 20,
+    pool_size: PoolSize,
+    connections_per_address: ConnectionsPerAddress,
+    streams_per_address: StreamsPerAddress,
+    log_level: LogLevel,
     webhook_allow: WebhookAllow = None,
     data: Data = None,
-    log_level: LogLevel = "info",
 ) -> None:
-    """One process of `serve --workers`, on sockets that it inherits."""
-    from logstitch.workers import Inheritance
+    """One process of `serve --workers`, on sockets that it inherits. Its parent gives it every setting that it has."""
+    from logstitch.workers import CANNOT_SERVE, Inheritance
 
     _configure_logs(log_level)
     settings = Settings(
@@ -216,7 +227,8 @@ def worker(
         drain_notice=drain_notice,
         drain_seconds=drain_seconds,
     )
-    raise typer.Exit(_run(partial(_work, settings, Inheritance.parse(public, ops, lifeline))))
+    work = partial(_work, settings, Inheritance.parse(public, ops, lifeline))
+    raise typer.Exit(_run(work, misconfigured=CANNOT_SERVE))
 
 
 async def _work(settings: Settings, inherited: Any) -> int:
@@ -247,32 +259,34 @@ def _ops_addresses(settings: Settings) -> list[str]:
 
 def _announce(public: Sequence[socket.socket], ops: Sequence[socket.socket], first: Any) -> None:
     """What a person who started the service wants to see."""
-    address, ops_address = _address(public), _address(ops)
+    curl, url, where = _reachable(public)
     if first is not None:
         _print_first(first)
-        print(_CURL.format(address=address, key=first.project_key), flush=True)
-    _note(f"LogStitch {__version__} serves on http://{address} (documentation: http://{address}/docs)")
-    _note(f"Health and metrics are on http://{ops_address}/health/ready and /metrics")
+        print(_CURL.format(curl=curl, url=url, key=first.project_key), flush=True)
+    _note(f"LogStitch {__version__} serves on {where or url} (documentation: {url}/docs)")
+    _, url, where = _reachable(ops)
+    _note(f"Health and metrics are on {where or url}{':' if where else ''}/health/ready and /metrics")
 
 
-def _address(sockets: Sequence[socket.socket]) -> str:
+def _reachable(sockets: Sequence[socket.socket]) -> tuple[str, str, str | None]:
+    """How curl is called for what listens there, the URL that it is given, and the address if the URL has none."""
     name = sockets[0].getsockname()
     if sockets[0].family == socket.AF_UNIX:
-        return str(name)
+        return f"curl --unix-socket {shlex.quote(name)}", "http://localhost", f"unix:{name}"
     host, port = name[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return "curl", f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", None
 
 
 _CURL = """
 Send a first event:
 
-  curl -sS http://{address}/api/v1/events \\
+  {curl} -sS {url}/api/v1/events \\
     -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \\
     -d '{{"action":"user.login","category":"auth","actor":{{"id":"u1","type":"user"}},"tenant_id":"acme"}}'
 
 and read it back:
 
-  curl -sS http://{address}/api/v1/events -H 'Authorization: Bearer {key}'
+  {curl} -sS {url}/api/v1/events -H 'Authorization: Bearer {key}'
 """
 
 
@@ -360,12 +374,15 @@ def org_list(data: Data = None, database_url: DatabaseUrl = None, as_json: Json 
 
 
 @org.command("plan")
-def org_plan(organization_id: UUID, plan: Plan, data: Data = None, database_url: DatabaseUrl = None) -> None:
+def org_plan(
+    organization_id: UUID, plan: Plan, data: Data = None, database_url: DatabaseUrl = None, as_json: Json = False
+) -> None:
     """Put an organization on another plan."""
     from logstitch.store import projects
 
     if not _administer(data, database_url, lambda conn: projects.set_plan(conn, organization_id, plan)):
         _fail("There is no such organization.")
+    _show({"organization_id": organization_id, "plan": plan.value}, as_json)
 
 
 @project.command("create")
@@ -476,6 +493,7 @@ def key_revoke(
     organization: OrganizationId = None,
     data: Data = None,
     database_url: DatabaseUrl = None,
+    as_json: Json = False,
 ) -> None:
     """Revoke a key for ever, master keys included. Running services refuse it within a second."""
     from logstitch.store import keys
@@ -494,7 +512,7 @@ def key_revoke(
     )
     if revoked is None:
         _fail("There is no such key.")
-    _note(f"Revoked: {revoked.prefix}… ({revoked.name})")
+    _show({"id": revoked.id, "name": revoked.name, "prefix": revoked.prefix, "revoked_at": revoked.revoked_at}, as_json)
 
 
 @key.command("rotate-viewer-secret")
@@ -504,6 +522,7 @@ def key_rotate_viewer_secret(
     ] = False,
     data: Data = None,
     database_url: DatabaseUrl = None,
+    as_json: Json = False,
 ) -> None:
     """Sign viewer tokens with a new secret. Those that were made before hold until they expire, within 24 hours."""
     from logstitch.actors.leases import leases_over
@@ -523,6 +542,7 @@ def key_rotate_viewer_secret(
         )
     trio.run(leases_over)
     _note("Viewer tokens are signed with a new secret, and every running service knows of it.")
+    _show({"rotated_at": now, "former_tokens_hold_until": None if revoke_former else now + overlap}, as_json)
 
 
 # -- testing and proving -------------------------------------------------------------------------------------------
@@ -657,25 +677,28 @@ def _organization(conn: Connection, given: UUID | None) -> UUID:
     return ids[0]
 
 
-def _run(work: Callable[[], Awaitable[T]]) -> T:
-    """``trio.run``, with our own errors as one line and exit status 1."""
+def _run(work: Callable[[], Awaitable[T]], *, misconfigured: int = 1) -> T:
+    """``trio.run``, with our own errors as one line and exit status 1, or ``misconfigured`` where a person must act."""
     try:
         return trio.run(work)
     except BaseExceptionGroup as group:
+        if group.split(KeyboardInterrupt)[0] is not None:
+            raise KeyboardInterrupt from None
         ours, rest = group.split(LogStitchError)
         if rest is not None or ours is None:
             raise
-        error: BaseException = ours
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        _fail(str(error))
-    except LogStitchError as error:
-        _fail(error.message)
+        found: BaseException = ours
+        while isinstance(found, BaseExceptionGroup):
+            found = found.exceptions[0]
+        error = found
+    except LogStitchError as alone:
+        error = alone
+    _fail(str(error), misconfigured if isinstance(error, ConfigurationError) else 1)
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, status: int = 1) -> NoReturn:
     _note(f"logstitch: {message}")
-    raise typer.Exit(1)
+    raise typer.Exit(status)
 
 
 def _note(message: str) -> None:

@@ -130,7 +130,11 @@ class Unavailable(LogStitchError):
         self.retry_after = retry_after
 
 
-class MailboxFull(Unavailable):
+class Overloaded(Unavailable):
+    """More is sent than can be done. Who is told so may be kept waiting for that answer, see ``http.pipeline``."""
+
+
+class MailboxFull(Overloaded):
     """The actor that owns this work has as much waiting as it may hold."""
 
 

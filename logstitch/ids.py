@@ -104,11 +104,6 @@ def parse_event_id(text: str) -> bytes:
     return parse_id(IdKind.EVENT, text)
 
 
-def ulid_ms(id16: bytes) -> int:
-    """The Unix time in milliseconds at which the id was made."""
-    return int.from_bytes(id16[:6], "big")
-
-
 def as_uuid(id16: bytes) -> UUID:
     """The same 128 bits as PostgreSQL's ``uuid`` type wants them."""
     return UUID(bytes=id16)
@@ -119,4 +114,4 @@ _request_ids = UlidMint()
 
 def new_request_id(now_ms: int) -> str:
     """A fresh ``req_`` id for one HTTP request (to be called from the event loop's thread)."""
-    return "req_" + ulid_text(_request_ids.mint(1, now_ms)[0])
+    return id_text(IdKind.REQUEST, _request_ids.one(now_ms))

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal, NamedTuple, NotRequired, TypeVar, get_args
+from typing import Annotated, Any, Final, Literal, NamedTuple, NotRequired, TypeVar
 
 import orjson
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo
@@ -46,8 +46,6 @@ MAX_PAGE: Final = 100
 
 CategoryName = Literal["auth", "access", "mutation", "admin", "security", "system"]
 ActorTypeName = Literal["user", "api_key", "service", "system"]
-CATEGORIES: Final[tuple[str, ...]] = get_args(CategoryName)
-ACTOR_TYPES: Final[tuple[str, ...]] = get_args(ActorTypeName)
 
 RESERVED_TENANT: Final = "$logstitch"
 """Whom the events are about that the service records itself, about a project's own settings. Clients read them as any

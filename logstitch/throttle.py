@@ -41,7 +41,7 @@ class Throttle:
         return 0.0
 
     def give_back(self, address: str, now: float, count: int = 1) -> None:
-        """What was taken for nothing."""
+        """Let an address have again what it took, since nothing came of it."""
         self._put(address, self._left(address, now) + count, now)
 
     def _left(self, address: str, now: float) -> float:

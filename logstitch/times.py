@@ -20,7 +20,7 @@ _TIME = re.compile(
 )
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
 _MILLISECOND = timedelta(milliseconds=1)
 _ENDINGS = tuple(f"{n:03d}Z" for n in range(1000))
@@ -35,6 +35,19 @@ NOT_A_TIME = "Expected an ISO 8601 time with an offset, such as 2026-11-23T08:00
 NOT_A_DATE = "Expected a date such as 2026-11-23, or an ISO 8601 time with an offset such as 2026-11-23T08:00:00Z"
 
 
+def to_ms(moment: datetime) -> int:
+    """Milliseconds since the epoch of a datetime with a zone; digits beyond the millisecond are cut.
+
+    Exact, as a thousand times ``timestamp()`` is not: that is a float, and ``int`` cuts towards 1970.
+    """
+    return (moment - EPOCH) // _MILLISECOND  # Rounds down, which is what cutting digits means before 1970 as well.
+
+
+def from_ms(ms: int) -> datetime:
+    """The datetime, in UTC, of milliseconds since the epoch. Raises ``OverflowError`` beyond the years 0001 to 9999."""
+    return EPOCH + ms * _MILLISECOND
+
+
 def parse_time(text: str) -> int:
     """Milliseconds since the epoch. Raises ``ValueError`` with a message fit for the caller (it never has the text)."""
     if _TIME.fullmatch(text) is None:
@@ -45,7 +58,7 @@ def parse_time(text: str) -> int:
         moment = datetime.fromisoformat(text.upper())
     except ValueError:
         raise ValueError(NOT_A_TIME) from None
-    ms = (moment - _EPOCH) // _MILLISECOND  # Rounds down, which is what cutting digits means before 1970 as well.
+    ms = to_ms(moment)
     if not MIN_MS <= ms <= MAX_MS:
         raise ValueError("Must lie in the years 0001 to 9999 (UTC)")
     return ms
@@ -65,7 +78,7 @@ def format_moment(moment: datetime) -> str:
 @lru_cache(maxsize=4096)
 def _to_the_second(seconds: int) -> str:
     # isoformat pads years below 1000; strftime does not on every platform.
-    return (_EPOCH + timedelta(seconds=seconds)).isoformat()[:19] + "."
+    return (EPOCH + timedelta(seconds=seconds)).isoformat()[:19] + "."
 
 
 def parse_date(text: str) -> int:
@@ -95,8 +108,3 @@ def _parse_bound(text: str) -> int:
         # The commonest mistake in a query string is a raw plus sign, which arrives as a space.
         hint = " (in a URL, write the + of an offset as %2B)" if " " in text else ""
         raise ValueError(NOT_A_DATE + hint) from None
-
-
-def utc_day(ms: int) -> int:
-    """The number of the UTC day since the epoch: what daily quotas count by."""
-    return ms // DAY_MS

@@ -10,19 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Final
 
 import orjson
 
 from logstitch.evidence.commitments import verify_event
-from logstitch.evidence.merkle import TenantHead, append, leaf_hash
+from logstitch.evidence.merkle import BLOCK, TenantHead, append, leaf_hash
 from logstitch.ids import event_id_text
 from logstitch.store.database import Connection, Database
 from logstitch.store.verification import Logs, ProjectHead, StoredEvent, list_heads, read_events, read_logs
 from logstitch.times import parse_time
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 CHUNK = 1_000
 """Events read in one transaction."""
@@ -121,20 +117,24 @@ class _Check:
         if body["content_hash"] != event.content_hash.hex():
             self._problem(f"event {event.seq}: the content hash beside the body is not the body's")
         tenant_id, _ = self._logs.heads.get(event.tenant_no, (None, None))
-        for column, stored, said in (
-            ("id", event_id_text(event.id.bytes), body["id"]),
-            ("tenant_no", tenant_id, body["tenant_id"]),
-            ("occurred_at", _milliseconds(event.occurred_at), parse_time(body["occurred_at"])),
-            ("received_at", _milliseconds(event.received_at), parse_time(body["received_at"])),
-            ("action", event.action, body["action"]),
-            ("category", event.category, body["category"]),
-            ("actor_id", event.actor_id, body["actor"]["id"]),
-            ("actor_type", event.actor_type, body["actor"]["type"]),
-            ("target_id", event.target_id, body.get("target", {}).get("id")),
-            ("target_type", event.target_type, body.get("target", {}).get("type")),
-        ):
-            if stored != said:
-                self._problem(f"event {event.seq}: the column {column} does not say what the body says")
+        self._compare(event.seq, "id", event_id_text(event.id.bytes), body["id"])
+        self._compare(event.seq, "tenant_no", tenant_id, body["tenant_id"])
+        for name, stored in (("occurred_at", event.occurred_at_ms), ("received_at", event.received_at_ms)):
+            try:
+                self._compare(event.seq, name, stored, parse_time(body[name]))
+            except ValueError:
+                self._problem(f"event {event.seq}: the body's {name} is not a time")
+        self._compare(event.seq, "action", event.action, body["action"])
+        self._compare(event.seq, "category", event.category, body["category"])
+        # The hash says nothing of what is in a section: whoever forged it may have left anything out.
+        self._compare(event.seq, "actor_id", event.actor_id, body["actor"].get("id"))
+        self._compare(event.seq, "actor_type", event.actor_type, body["actor"].get("type"))
+        self._compare(event.seq, "target_id", event.target_id, body.get("target", {}).get("id"))
+        self._compare(event.seq, "target_type", event.target_type, body.get("target", {}).get("type"))
+
+    def _compare(self, seq: int, column: str, stored: object, said: object) -> None:
+        if stored != said:
+            self._problem(f"event {seq}: the column {column} does not say what the body says")
 
     def _check_leaf(self, event: StoredEvent) -> None:
         tenant_no, leaf = event.tenant_no, event.tenant_seq
@@ -153,15 +153,11 @@ class _Check:
         for subtree, root in completed:
             if self._logs.subtrees.get((tenant_no, subtree)) != root:
                 self._problem(
-                    f"tenant number {tenant_no}: the hash of leaves {256 * subtree} to {256 * subtree + 255} is not "
-                    "that of its events"
+                    f"tenant number {tenant_no}: the hash of leaves {BLOCK * subtree} to {BLOCK * subtree + BLOCK - 1} "
+                    "is not that of its events"
                 )
 
     def _problem(self, text: str) -> None:
         self._problem_count += 1
         if len(self._problems) < MAX_PROBLEMS:
             self._problems.append(text)
-
-
-def _milliseconds(at: datetime) -> int:
-    return (at - _EPOCH) // timedelta(milliseconds=1)

@@ -18,13 +18,15 @@ import structlog
 import trio
 
 from logstitch.actors.backoff import Backoff
-from logstitch.app import embedded_data, stop_signals
+from logstitch.app import embedded_data, exit_seconds, stop_signals
 from logstitch.config import Settings
 
 log = structlog.get_logger(__name__)
 
-STOP_SECONDS = 28.0
-"""For the workers to drain after a signal; then they are killed, so that all of it ends within 30 s."""
+STOP_GRACE_SECONDS = 1.0
+"""Beyond the time after which a worker exits by itself; then it is killed."""
+CANNOT_SERVE = 78
+"""Exit status of a worker that would meet the same mistake at every start (EX_CONFIG of sysexits.h)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +47,18 @@ class Inheritance:
         return cls(tuple(map(int, public.split(","))), tuple(map(int, ops.split(","))), int(lifeline))
 
 
+def stop_seconds(settings: Settings) -> float:
+    """From a signal until workers that have not ended are killed. The stop of an embedded server follows."""
+    return exit_seconds(settings) + STOP_GRACE_SECONDS
+
+
 async def run_workers(
     settings: Settings, url: str, public: Sequence[socket.socket], ops: Sequence[Sequence[socket.socket]]
 ) -> int:
     """Run one worker for each element of ``ops`` until SIGTERM or SIGINT. 0 when all of them drained.
 
-    Every further signal is handed on to the workers, of which a second one cuts the drain short.
+    Every further signal is handed on to the workers, of which a second one cuts the drain short. A worker that says
+    that it cannot serve is not started again; the end of the last such one is the end of this.
     """
     lifeline, held = os.pipe()
     stopping = trio.Event()
@@ -62,13 +70,21 @@ async def run_workers(
         backoff = Backoff()
         while not stopping.is_set():
             started = trio.current_time()
-            status = await _run_worker(inherited, environment, stopping, running)
+            status: int | None = None
+            why: str | None = None
+            try:
+                status = await _run_worker(inherited, environment, stopping, running, stop_seconds(settings))
+            except (OSError, RuntimeError) as error:  # no process, memory, descriptor or thread to be had: for now
+                why = getattr(error, "strerror", None) or str(error)
             if stopping.is_set():
                 drained.append(status == 0)
                 return
+            if status == CANNOT_SERVE:  # it has said why
+                log.error("worker.cannot_serve", worker=number)
+                return
             backoff = backoff.failed(ran_for=trio.current_time() - started)
             pause = backoff.delay(random.random())  # noqa: S311  (jitter)
-            log.error("worker.died", worker=number, status=status, restart_in=round(pause, 2))
+            log.error("worker.died", worker=number, status=status, why=why, restart_in=round(pause, 2))
             with trio.move_on_after(pause):
                 await stopping.wait()
 
@@ -113,9 +129,13 @@ def worker_environment(settings: Settings, url: str) -> dict[str, str]:
 
 
 async def _run_worker(
-    inherited: Inheritance, environment: dict[str, str], stopping: trio.Event, running: set[trio.Process]
+    inherited: Inheritance,
+    environment: dict[str, str],
+    stopping: trio.Event,
+    running: set[trio.Process],
+    patience: float,
 ) -> int:
-    """One life of a worker: its exit status."""
+    """One life of a worker: its exit status. Once ``stopping`` it has ``patience`` seconds for its end."""
     command = [sys.executable, "-m", "logstitch", "worker", *inherited.arguments()]
     process = await trio.lowlevel.open_process(
         command,
@@ -128,17 +148,17 @@ async def _run_worker(
         process.terminate()
     running.add(process)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_kill_when_late, stopping, process)
+        nursery.start_soon(_kill_when_late, stopping, process, patience)
         status = await process.wait()
         nursery.cancel_scope.cancel()
     running.discard(process)
     return status
 
 
-async def _kill_when_late(stopping: trio.Event, process: trio.Process) -> None:
+async def _kill_when_late(stopping: trio.Event, process: trio.Process, patience: float) -> None:
     try:
         await stopping.wait()
-        await trio.sleep(STOP_SECONDS)
+        await trio.sleep(patience)
     finally:
         if process.poll() is None:
             process.kill()

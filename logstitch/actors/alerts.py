@@ -16,7 +16,6 @@ from logstitch.actors.messages.alerts import (
     AlertFilter,
     AlertPage,
     AlertRule,
-    AlertRuleDraft,
     AlertRulePage,
     CreateAlertRule,
     DeleteAlertRule,
@@ -26,10 +25,9 @@ from logstitch.actors.messages.alerts import (
     SetAlertStatus,
     UpdateAlertRule,
 )
-from logstitch.actors.messages.pages import Page
+from logstitch.actors.messages.pages import Page, page_of
 from logstitch.actors.queueing import answer_together
 from logstitch.detection.alerts import Alert
-from logstitch.detection.rules import Rule
 from logstitch.ids import UlidMint
 from logstitch.recording.alert_rules import (
     Decision,
@@ -44,6 +42,7 @@ from logstitch.recording.alert_rules import (
 from logstitch.recording.alerts import alert_of, find_alert, status_change
 from logstitch.store.alert_log import Place, Wanted, list_alerts
 from logstitch.store.database import Connection, Database
+from logstitch.times import to_ms
 
 R = TypeVar("R")
 
@@ -51,8 +50,6 @@ HOLD_SECONDS: Final = 8.0
 """How long a request is held through an outage of the database."""
 CONCURRENCY: Final = 4
 """Requests that are worked on at the same time."""
-
-_BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Alerts:
@@ -75,7 +72,7 @@ class Alerts:
             case ListAlertRules() as request:
                 envelope.reply(page_of_rules(await self._read_rules(request.project_no), request))
             case CreateAlertRule(project_no, by, limit, draft):
-                decide = creation(rule_of(str(uuid4()), draft), self._now(), limit=limit)
+                decide = creation(draft.rule(str(uuid4())), self._now(), limit=limit)
                 await self._change(envelope, project_no, decide, by)
             case UpdateAlertRule(project_no, by, rule_id, changed):
                 await self._change(envelope, project_no, update(rule_id, changed), by)
@@ -95,8 +92,7 @@ class Alerts:
         return await self._read(lambda conn: read_rules(conn, project_no))
 
     async def _change(self, envelope: Envelope[Any], project_no: int, decide: Decision, by: UUID) -> None:
-        now = self._now()
-        change = rule_change(project_no, decide, by=by, event_id=self._event_id(now), now=now)
+        change = rule_change(project_no, decide, by=by, event_id=self._event_id(), now=self._now)
         after = await self._database.transact(change.run, hold=HOLD_SECONDS)
         # No checkpoint from the commit to the answer.
         envelope.reply(None if after is None else shown(after))
@@ -109,21 +105,21 @@ class Alerts:
         return AlertPage(tuple(map(alert_of, rows)), None if place is None else Page(*place))
 
     async def _set_status(self, envelope: Envelope[SetAlertStatus], request: SetAlertStatus) -> None:
-        now, project = self._now(), request.project
+        project = request.project
         change = status_change(
             (project.no, project.id),
             request.id,
             request.status,
             by=request.by,
-            event_id=self._event_id(now),
-            now=now,
+            event_id=self._event_id(),
+            now=self._now,
         )
         alert: Alert = await self._database.transact(change.run, hold=HOLD_SECONDS)
         # No checkpoint from the commit to the answer.
         envelope.reply(alert)
 
-    def _event_id(self, now: datetime) -> bytes:
-        return self._mint.one(int(now.timestamp() * 1000))
+    def _event_id(self) -> bytes:
+        return self._mint.one(to_ms(self._now()))
 
 
 def wanted(filter: AlertFilter) -> Wanted:
@@ -138,31 +134,10 @@ def wanted(filter: AlertFilter) -> Wanted:
     )
 
 
-def rule_of(rule_id: str, draft: AlertRuleDraft) -> Rule:
-    """A draft as the engine takes it, not checked."""
-    return Rule(
-        rule_id,
-        draft.name,
-        draft.action_pattern,
-        draft.threshold,
-        draft.window_seconds,
-        draft.group_by,
-        draft.severity,
-        draft.enabled,
-        draft.cooldown_seconds,
-        draft.distinct,
-    )
-
-
 def page_of_rules(book: RuleBook, request: ListAlertRules) -> AlertRulePage:
     """The page that was asked for."""
-    rules = [(_place(index, stored), stored) for index, stored in enumerate(book.rules)]
-    if request.after is not None:
-        after = (request.after.created_at, request.after.id)
-        rules = [(place, stored) for place, stored in rules if (place.created_at, place.id) > after]
-    page = rules[: request.limit]
-    more = len(rules) > request.limit
-    return AlertRulePage(tuple(shown(stored) for _, stored in page), page[-1][0] if more else None)
+    rules, more = page_of(book.rules, _place, request.after, request.limit)
+    return AlertRulePage(tuple(map(shown, rules)), more)
 
 
 def shown(stored: StoredRule) -> AlertRule:
@@ -170,8 +145,5 @@ def shown(stored: StoredRule) -> AlertRule:
     return AlertRule(stored.rule, stored.created_at)
 
 
-def _place(index: int, stored: StoredRule) -> Page:
-    """Where a rule stands in the list: built-ins before everything that was ever created."""
-    if stored.created_at is None:
-        return Page(_BEGINNING, UUID(int=index))
-    return Page(stored.created_at, UUID(stored.rule.id))
+def _place(stored: StoredRule) -> Page | None:
+    return None if stored.created_at is None else Page(stored.created_at, UUID(stored.rule.id))

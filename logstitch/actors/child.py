@@ -16,7 +16,7 @@ from logstitch import children
 from logstitch.frames import HEAD_BYTES, length_of
 
 END_SECONDS: Final = 5.0
-"""For a killed child to be gone. It takes milliseconds, but where the machine itself hangs."""
+"""For a killed child to be gone. It takes milliseconds, except where the machine itself hangs."""
 
 
 class ChildFailed(Exception):

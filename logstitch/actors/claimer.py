@@ -29,6 +29,7 @@ from logstitch.redaction.turns import result_of
 from logstitch.store import streams as store
 from logstitch.store.database import Connection, Database
 from logstitch.store.streams import EventRow, StreamRow
+from logstitch.times import to_ms
 
 log = structlog.get_logger(__name__)
 
@@ -87,9 +88,7 @@ class Claimer:
 
     async def _claim(self, request: ClaimStream, mailbox: Mailbox) -> Claimed:
         now = self._now()
-        order = ClaimOrder(
-            request.digest, request.project.no, request.by, self._mint.one(int(now.timestamp() * 1000)), now
-        )
+        order = ClaimOrder(request.digest, request.project.no, request.by, self._mint.one(to_ms(now)), now)
         row = await self._find(order)
         rows: list[EventRow] = []
         prepared: list[PreparedEvent] = []

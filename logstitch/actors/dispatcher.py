@@ -66,7 +66,8 @@ FAREWELL_SECONDS: Final = 3.0
 LOOK_AFTER_SECONDS: Final = 15.0
 """Between two counts of what is pending, and two looks for what is left of endpoints that are gone."""
 INTERNAL_ERROR: Final = "internal_error"
-"""The category of an attempt that failed by a defect of ours."""
+"""The category of an attempt that failed by a defect of ours. One whose outcome could not be written down for a defect
+is counted under it, too."""
 
 DEFAULT_CHANCE: Final = SystemRandom().random
 
@@ -233,7 +234,16 @@ class Dispatcher:
         def work(conn: Connection) -> Verdict | None:
             return settle(conn, claim, ending, chance)
 
+        # Whatever goes wrong, the lease runs out, and it goes out again.
         async with self._settling:
-            with suppress(DatabaseUnavailable):  # the lease runs out, and it goes out again
+            try:
                 return await self._database.transact(work, hold=max(0.0, hold_until - trio.current_time()))
+            except DatabaseUnavailable:
+                pass
+            except Exception as error:
+                # A defect with one outcome must not lose those of the other attempts.
+                log.error(
+                    "webhooks.not_settled", delivery=id_text(IdKind.DELIVERY, claim.delivery_id.bytes), exc_info=error
+                )
+                metrics.attempted(INTERNAL_ERROR)
         return None

@@ -17,7 +17,6 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from random import SystemRandom
@@ -30,7 +29,7 @@ import trio
 from logstitch import metrics
 from logstitch.actors.mailbox import Envelope, Mailbox
 from logstitch.actors.messages.alerts import CatchUp, Committed
-from logstitch.detection.detector import GRACE_MS, ActiveRule, Detector, Fact, Firing, Missing
+from logstitch.detection.detector import GRACE_MS, GROUPS, ActiveRule, Detector, Fact, Firing, Missing
 from logstitch.errors import DatabaseUnavailable
 from logstitch.ids import UlidMint
 from logstitch.recording import evaluation
@@ -48,10 +47,12 @@ TAKE: Final = 32
 """Messages taken from the mailbox at a time."""
 SLICE: Final = 16
 """Events between two looks at what has fired and at the clock, or fewer where there are many rules."""
-SLICE_WORK, WARM_WORK = 512, 4096
+SLICE_WORK, WARM_WORK = 512, 2048
 """Events times rules, of such a slice (each may fire, with a hundred ids) and of a slice of the past."""
 CHUNK: Final = 256
 """Events after which what has fired is not put off any longer, nor a checkpoint."""
+TRIM_AT_ONCE: Final = 4096
+"""Groups in memory up to which it is trimmed on the loop, and beyond in a thread: to drop them all takes 10 ms."""
 YIELD_SECONDS: Final = 0.005
 """For how long events are looked at between two checkpoints; then everybody else has a turn."""
 LONG_PAGE: Final = 20_000
@@ -286,6 +287,13 @@ class _Look:
                 self._head = head
                 self._heard_of_others()
 
+    async def _get_on(self) -> None:
+        """Between two portions of work, where nothing that was found is unwritten: say that it gets on, and keep the
+        lease."""
+        self._mailbox.progress()
+        await self._keep_when_due()
+        self._report()
+
     async def _insist(
         self, transact: Callable[[Callable[[Connection], T]], Awaitable[T]], work: Callable[[Connection], T]
     ) -> T:
@@ -338,10 +346,9 @@ class _Look:
             page = await self._read(after, self._position)
             for chunk in _chunks(page.facts, self._slice(CHUNK, WARM_WORK)):
                 detector.warm(chunk, {})
+                await self._get_on()
                 await trio.lowlevel.checkpoint()
             after = page.through
-            self._mailbox.progress()
-            await self._keep_when_due()
 
     async def _fired(self, silence_ms: int, received_at_ms: int | None) -> Mapping[tuple[str, str], int]:
         """When each rule last fired for each group, as far as it may still be silent about it."""
@@ -359,14 +366,25 @@ class _Look:
 
     async def _missing(self, facts: Sequence[Fact]) -> Missing:
         """What the detector has to be given back before it can take these, which come next."""
-        missing = Missing()
+        groups: set[tuple[str, str]] = set()
+        actor_ids: set[str] = set()
+        tenant_ids: set[str] = set()
+        edges: list[int] = []
         turn = _Turn()
-        for chunk in _chunks(facts, self._slice(CHUNK, WARM_WORK)):
+        for chunk in _chunks(facts, self._slice(CHUNK, SLICE_WORK)):
             if more := self._detector.missing(chunk):
-                missing = _both(missing, more) if missing else replace(more, before_seq=facts[0].seq)
+                groups |= more.groups
+                actor_ids |= more.actor_ids
+                tenant_ids |= more.tenant_ids
+                edges.append(more.after_ms)
+            await self._get_on()
             await turn.end_when_due()
-        self._page_facts = LONG_PAGE if missing else evaluation.PAGE_FACTS
-        return missing
+        self._page_facts = LONG_PAGE if groups else evaluation.PAGE_FACTS
+        if not groups:
+            return Missing()
+        return Missing(
+            frozenset(groups), frozenset(actor_ids), frozenset(tenant_ids), min(edges), before_seq=facts[0].seq
+        )
 
     async def _recall(self, missing: Missing) -> None:
         """Give the detector back what it had to drop. It takes it page by page, in a thread, which asks for them."""
@@ -379,8 +397,7 @@ class _Look:
                 evaluation.read_past, project_no=self._project_no, after=after, missing=missing, interest=interest
             )
             page = await self._insist(self._share.read, work)
-            self._mailbox.progress()
-            await self._keep_when_due()
+            await self._get_on()
             return page
 
         def history() -> Iterator[Fact]:
@@ -429,6 +446,14 @@ class _Look:
         await self._detect(facts, through)
 
     async def _detect(self, facts: Sequence[Fact], through: int) -> None:
+        """Find what fires, and write it, in parts of which each fits into memory."""
+        enabled = sum(active.rule.enabled for active in self._rules)
+        parts = list(in_parts(facts, GROUPS // max(1, enabled)))
+        for part in parts[:-1]:
+            await self._detect_part(part, part[-1].seq)
+        await self._detect_part(parts[-1] if parts else facts, through)
+
+    async def _detect_part(self, facts: Sequence[Fact], through: int) -> None:
         detector = self._detector
         if missing := await self._missing(facts):
             await self._recall(missing)
@@ -444,13 +469,17 @@ class _Look:
             if taken >= CHUNK:
                 taken = 0
                 self._position = some[-1].seq
+                await self._get_on()
                 await turn.end()
             else:
                 await turn.end_when_due()
         if firings:
             await self._record(firings, through)
         self._position = through
-        detector.trim()
+        if detector.memory[0] <= TRIM_AT_ONCE:
+            detector.trim()
+        else:
+            await trio.to_thread.run_sync(detector.trim, limiter=self._thread)
 
     def _slice(self, most: int, work: int) -> int:
         """How many events to take at a time, ``most`` at most, for that much work by the rules that hold."""
@@ -541,14 +570,18 @@ def _asks_for_the_past(before: Sequence[ActiveRule], after: Sequence[ActiveRule]
     )
 
 
-def _both(one: Missing, other: Missing) -> Missing:
-    return Missing(
-        one.groups | other.groups,
-        one.actor_ids | other.actor_ids,
-        one.tenant_ids | other.tenant_ids,
-        min(one.after_ms, other.after_ms),
-        one.before_seq,
-    )
+def in_parts(facts: Sequence[Fact], most_keys: int) -> Iterator[Sequence[Fact]]:
+    """The facts, cut where a part would have more than so many actors and tenants; a fact has at most two."""
+    keys: set[tuple[bool, str]] = set()
+    start = 0
+    for index, fact in enumerate(facts):
+        keys.update(((True, fact.actor_id), (False, fact.tenant_id)))
+        if len(keys) > most_keys and index > start:
+            yield facts[start:index]
+            start = index
+            keys = {(True, fact.actor_id), (False, fact.tenant_id)}
+    if start < len(facts):
+        yield facts[start:]
 
 
 def _chunks(facts: Sequence[Fact], size: int) -> Iterator[Sequence[Fact]]:

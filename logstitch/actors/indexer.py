@@ -9,10 +9,11 @@ When all segments of a volume have their words, their blocks are merged to the v
 another transaction. The blocks go to it in the order of their first words, some hundreds at a time, and what is
 complete comes back in between: so neither side ever holds more than a few megabytes, however much the segments have.
 
-A child that takes too long is killed, and its segment left alone for a while, longer each time, so that the others get
-their turn. The child looks after itself, too: it ends when the service is gone, however that ended.
+A child that takes too long is killed. Its segment, and one that fails in any other way, is left alone for a while,
+longer each time, so that the others get their turn. The child looks after itself, too: it ends when the service is
+gone, however that ended.
 
-Polling is the truth; any message wakes it up earlier.
+Nobody sends it anything: it looks by itself, and its mailbox tells when to end.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import IO
 
+import structlog
 import trio
 
 from logstitch import children
@@ -34,6 +36,8 @@ from logstitch.search.blocks import MERGE_BLOCKS, Block, read_blocks, write_bloc
 from logstitch.search.segments import FIRST_VOLUME_KEY, Layout, Unit
 from logstitch.store import words
 from logstitch.store.database import Connection, Database
+
+log = structlog.get_logger(__name__)
 
 POLL_SECONDS = 2.0
 """Between two looks for closed segments."""
@@ -46,7 +50,7 @@ SEGMENT_SECONDS = 120.0
 CUT_SECONDS = 15.0
 """After these is the transaction cut as well: not before, so that what is told is what was wrong."""
 SKIP_SECONDS = 300.0
-"""For which a segment is left alone when its time was up; twice as long each time after that, up to a day."""
+"""For which a segment is left alone when it failed; twice as long each time after that, up to a day."""
 MOST_SKIP_SECONDS = 86_400.0
 
 _CHILD = """
@@ -72,36 +76,33 @@ class Indexer:
         self._skipped: dict[tuple[int, int], tuple[float, float]] = {}
         """Until when, on Trio's clock, a segment is left alone, and for how long that was."""
         self._layout = layout
-        self._wake = trio.Event()
 
     async def run(self, mailbox: Mailbox) -> None:
         """Index what is closed, and look again, until the mailbox is closed."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._index, mailbox)
-            # Read all the while: a message only wakes, and none may count as waiting while a segment is built.
             async for _ in mailbox:
-                self._wake.set()
+                pass
             nursery.cancel_scope.cancel()  # a claim that is not committed is given back
 
     async def _index(self, mailbox: Mailbox) -> None:
         while True:
-            self._wake = trio.Event()
-            with suppress(DatabaseUnavailable):  # not this actor's to mend, and the next look is soon
+            # The database is not this actor's to mend, and the next look is soon. Nor does the next segment follow at
+            # once on one that failed: where a full disk fails them all, each costs a child and a line in the log.
+            with suppress(DatabaseUnavailable, _Failed):
                 await self._index_all(mailbox)
-            with trio.move_on_after(self._poll_seconds):
-                await self._wake.wait()
+            await trio.sleep(self._poll_seconds)
 
     async def _index_all(self, mailbox: Mailbox) -> None:
         """Index until nothing is left. The child lives as long: an idle service has none."""
-        more = True
-        while more:
-            with Builder() as builder, suppress(_TimeIsUp):  # then with a new child
-                while more:
-                    more = await self._index_one(builder)
-                    mailbox.progress()
+        with Builder() as builder:
+            more = True
+            while more:
+                more = await self._index_one(builder)
+                mailbox.progress()
 
     async def _index_one(self, builder: Builder) -> bool:
-        """Index one segment, volume or part; False when there was none."""
+        """Index one segment, volume or part; False when there was none. Raises ``_Failed``, ``DatabaseUnavailable``."""
         ended = late = False
 
         async def kill_in_time() -> None:
@@ -116,7 +117,7 @@ class Indexer:
         claims: list[words.Claim] = []
         now = trio.current_time()
         skip = [segment for segment, (until, _) in self._skipped.items() if until > now]
-        error: DatabaseUnavailable | BuilderDied | None = None
+        error: Exception | None = None
         found = False
         async with trio.open_nursery() as nursery:
             nursery.start_soon(kill_in_time)
@@ -125,33 +126,42 @@ class Indexer:
                     lambda conn: index_next(conn, builder, self._layout, skip=skip, on_claim=claims.append),
                     timeout=self._segment_seconds + CUT_SECONDS,
                 )
-            except (DatabaseUnavailable, BuilderDied) as caught:
+            except Exception as caught:
                 error = caught  # raised below: out of the nursery it would come in a group
                 await trio.lowlevel.checkpoint_if_cancelled()  # then it was killed just above, and that is no failure
             finally:
                 ended = True
                 nursery.cancel_scope.cancel()
-        if late and error is not None:
-            for claim in claims[-1:]:
-                self._skip(claim)
-            raise _TimeIsUp from error
-        if error is not None:
+        claim = claims[-1] if claims else None
+        if error is None:
+            if claim is not None:
+                self._skipped.pop((claim.project_no, claim.segment), None)
+            if late:  # just when it was done: the child is dead all the same
+                raise _Failed
+            return found
+        if claim is None or (isinstance(error, DatabaseUnavailable) and not late):
             raise error
-        for claim in claims[-1:]:
-            self._skipped.pop((claim.project_no, claim.segment), None)
-        if late:  # just when it was done: the child is dead all the same
-            raise _TimeIsUp
-        return found
+        self._skip(claim, error, late=late)
+        raise _Failed from error
 
-    def _skip(self, claim: words.Claim) -> None:
+    def _skip(self, claim: words.Claim, error: Exception, *, late: bool) -> None:
         segment = (claim.project_no, claim.segment)
         _, before = self._skipped.get(segment, (0.0, 0.0))
         seconds = min(max(SKIP_SECONDS, before * 2), MOST_SKIP_SECONDS)
         self._skipped[segment] = (trio.current_time() + seconds, seconds)
+        log.error(
+            "indexer.skipped",
+            project_no=claim.project_no,
+            segment=claim.segment,
+            part=claim.part,
+            late=late,
+            seconds=seconds,
+            exc_info=error,
+        )
 
 
-class _TimeIsUp(Exception):
-    """The child was killed because a segment took too long."""
+class _Failed(Exception):
+    """One segment could not be indexed; the next one gets another child."""
 
 
 def index_next(

@@ -25,7 +25,7 @@ from logstitch.actors.mailbox import Envelope, KeyedAsks, KeyedTells, Mailbox
 from logstitch.actors.messages.alerts import Committed
 from logstitch.actors.messages.events import Accepted, SubmitEvents
 from logstitch.actors.messages.redaction import Redacted, RedactEvents
-from logstitch.errors import DatabaseUnavailable, LogStitchError, Unavailable
+from logstitch.errors import DatabaseUnavailable, LogStitchError, Overloaded, Unavailable
 from logstitch.ids import UlidMint
 from logstitch.recording.commit import GroupCommit, Outcome, PreparedBatch, Recorded, StaleRules
 from logstitch.recording.preparation import Preparation
@@ -115,7 +115,7 @@ class Ingest:
         fresh: list[Envelope[SubmitEvents]] = []
         for envelope in envelopes:
             if envelope.abandoned or self._outage_ended < envelope.posted_at < overdue:
-                envelope.refuse(Unavailable("More is sent than can be stored. Try again in a moment."))
+                envelope.refuse(Overloaded("More is sent than can be stored. Try again in a moment."))
             else:
                 fresh.append(envelope)
         return fresh

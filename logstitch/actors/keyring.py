@@ -31,6 +31,7 @@ from logstitch.actors.messages.keys import (
 )
 from logstitch.actors.messages.pages import Page
 from logstitch.actors.messages.projects import Project
+from logstitch.actors.queueing import Places
 from logstitch.errors import InvalidApiKey, KeyRevoked, LogStitchError, NotFound
 from logstitch.store import keys, projects
 from logstitch.store.database import Connection, Database
@@ -44,6 +45,11 @@ FLUSH_SECONDS = 20.0
 """How often last-used marks are written: ``lastUsedAt`` is exact to a minute and no request pays for it."""
 CONCURRENCY = 4
 """Look-ups and changes under way at the same time."""
+MOST_LOOK_UPS = 1024
+"""Requests that wait for the look-up of a key, as many as a full mailbox. Keys can be made up by anybody, and while the
+database is away each look-up is held; keys that are believed are answered all the same."""
+MOST_MANAGED = 256
+"""Requests to make, list and revoke keys at the same time. They are not among the former, who are strangers."""
 
 
 class KeyRing:
@@ -57,36 +63,35 @@ class KeyRing:
             self._look_up, self._limiter, lasting=lambda found: isinstance(found, Principal)
         )
         self._used: dict[UUID, datetime] = {}
-        self._requests: trio.Nursery
 
     async def run(self, mailbox: Mailbox) -> None:
         """Answer until the mailbox is closed and empty; then write the last marks."""
         async with trio.open_nursery() as nursery:
-            async with trio.open_nursery() as self._requests:
+            async with trio.open_nursery() as requests:
                 nursery.start_soon(self._flush_marks)
+                look_ups = Places(requests, MOST_LOOK_UPS, doing="keys are being looked up")
+                managed = Places(requests, MOST_MANAGED, doing="keys are being made, listed and revoked")
                 async for envelope in mailbox:
-                    if isinstance(envelope.message, Authenticate):
-                        self._authenticate(envelope)
-                    else:
-                        self._requests.start_soon(self._manage, envelope)
+                    if not isinstance(envelope.message, Authenticate):
+                        managed.give(self._manage, envelope)
+                    elif not self._answer_from_memory(envelope):
+                        look_ups.give(self._authenticate, envelope)
             nursery.cancel_scope.cancel()
         with trio.move_on_after(2.0, shield=True):
             await self._write_marks()
 
     # -- authentication --------------------------------------------------------------------------------------------
 
-    def _authenticate(self, envelope: Envelope[Authenticate]) -> None:
+    def _answer_from_memory(self, envelope: Envelope[Authenticate]) -> bool:
+        """Answer for a key that is known, and say whether it is."""
         found = self._holders.get(envelope.message.digest)
-        if found is not None:
-            self._answer(envelope, found)
-        else:
-            self._requests.start_soon(self._authenticate_slowly, envelope)
+        if found is None:
+            return False
+        self._answer(envelope, found)
+        return True
 
-    async def _authenticate_slowly(self, envelope: Envelope[Authenticate]) -> None:
-        try:
-            self._answer(envelope, await self._holders.find(envelope.message.digest, envelope.posted_at))
-        except LogStitchError as error:
-            envelope.refuse(error)
+    async def _authenticate(self, envelope: Envelope[Authenticate]) -> None:
+        self._answer(envelope, await self._holders.find(envelope.message.digest, envelope))
 
     def _answer(self, envelope: Envelope[Authenticate], found: Principal | LogStitchError) -> None:
         if isinstance(found, Principal):
@@ -113,16 +118,13 @@ class KeyRing:
     # -- management ------------------------------------------------------------------------------------------------
 
     async def _manage(self, envelope: Envelope[Any]) -> None:
-        try:
-            match envelope.message:
-                case CreateKey() as request:
-                    envelope.reply(await self._create(request))
-                case ListKeys() as request:
-                    envelope.reply(await self._list(request))
-                case RevokeKey() as request:
-                    envelope.reply(await self._revoke(request))
-        except LogStitchError as error:
-            envelope.refuse(error)
+        match envelope.message:
+            case CreateKey() as request:
+                envelope.reply(await self._create(request))
+            case ListKeys() as request:
+                envelope.reply(await self._list(request))
+            case RevokeKey() as request:
+                envelope.reply(await self._revoke(request))
 
     async def _create(self, request: CreateKey) -> CreatedKey:
         minted = credentials.mint("project")

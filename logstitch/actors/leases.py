@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 import trio
+
+from logstitch.errors import Unavailable
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -29,6 +31,18 @@ async def leases_over() -> None:
     await trio.sleep(LEASE_SECONDS + LEASE_MARGIN_SECONDS)
 
 
+class Asker(Protocol):
+    """Who wants a value. ``Envelope`` is one."""
+
+    @property
+    def posted_at(self) -> float:
+        """Since when, on Trio's clock."""
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether nobody waits for it any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Known(Generic[V]):
     value: V
@@ -43,6 +57,7 @@ class _Known(Generic[V]):
 class _LookUp(Generic[V]):
     """One that is under way: who waits for it, and how it ended. Cancelled, it has neither outcome nor error."""
 
+    askers: list[Asker]
     over: trio.Event = field(default_factory=trio.Event)
     outcome: _Known[V] | None = None
     error: Exception | None = None
@@ -51,8 +66,9 @@ class _LookUp(Generic[V]):
 class Leases(Generic[K, V]):
     """Values by key, each looked up by whoever asks first; what that raises is raised to all who wait for it.
 
-    Look-ups wait for the ``limiter``, and a lease counts from behind that. ``lasting`` says of a value whether it may
-    be believed at all; others are good for those who waited only.
+    Look-ups wait for the ``limiter``, and a lease counts from behind that; one that nobody waits for any more by then
+    is not made. ``lasting`` says of a value whether it may be believed at all; others are good for those who waited
+    only.
     """
 
     def __init__(
@@ -75,19 +91,22 @@ class Leases(Generic[K, V]):
         known = self._known.get(key)
         return known.value if known is not None and trio.current_time() < known.expires else None
 
-    async def find(self, key: K, asked_at: float, *, fresh: bool = False) -> V:
-        """The value, for somebody who has asked at ``asked_at`` on Trio's clock; one look-up answers all who wait.
+    async def find(self, key: K, asker: Asker, *, fresh: bool = False) -> V:
+        """The value, for somebody who has asked; one look-up answers all who wait.
 
-        ``fresh``: one that was looked up after that, however recent another one is.
+        ``fresh``: one that was looked up after the question, however recent another one is. Raises ``Unavailable`` if
+        nobody waits any more when it would be looked up.
         """
+        asked_at = asker.posted_at
         while True:
             known = self._known.get(key)
             if known is not None and (known.began >= asked_at or (not fresh and trio.current_time() < known.expires)):
                 return known.value
             under_way = self._under_way.get(key)
             if under_way is None:
-                under_way = await self._look(key)
+                under_way = await self._look(key, asker)
             else:
+                under_way.askers.append(asker)
                 await under_way.over.wait()
             if under_way.error is not None:
                 raise under_way.error
@@ -99,10 +118,12 @@ class Leases(Generic[K, V]):
             ):
                 return outcome.value
 
-    async def _look(self, key: K) -> _LookUp[V]:
-        look_up = self._under_way[key] = _LookUp[V]()
+    async def _look(self, key: K, asker: Asker) -> _LookUp[V]:
+        look_up = self._under_way[key] = _LookUp[V]([asker])
         try:
             async with self._limiter:
+                if all(asker.abandoned for asker in look_up.askers):
+                    raise Unavailable("Nobody waits for this any more.")
                 began = trio.current_time()
                 look_up.outcome = _Known(await self._look_up(key), began)
             self._remember(key, look_up.outcome)

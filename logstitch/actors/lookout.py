@@ -1,7 +1,8 @@
 """Lookout: one actor a process that finds events which nobody looks at, and tells their projects' evaluators.
 
 Such are those of a process that was killed, of one that has no room for another evaluator, and those that were
-committed while their evaluator was at rest. It asks the database, every few seconds; any message has it ask at once.
+committed while their evaluator was at rest. It asks the database, every few seconds. Nobody sends it anything; its
+mailbox tells when to end.
 """
 
 from __future__ import annotations
@@ -39,23 +40,20 @@ class Lookout:
         self._evaluators = evaluators
         self._poll_seconds = poll_seconds
         self._projects = projects
-        self._wake = trio.Event()
 
     async def run(self, mailbox: Mailbox) -> None:
         """Look, and look again, until the mailbox is closed."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._look)
             async for _ in mailbox:
-                self._wake.set()
+                pass
             nursery.cancel_scope.cancel()
 
     async def _look(self) -> None:
         find = partial(find_waiting, limit=self._projects)
         while True:
-            self._wake = trio.Event()
             with suppress(DatabaseUnavailable):  # the next look is soon
                 for project_no in await self._database.transact(find, read_only=True):
                     with suppress(Unavailable):  # too many are at work, or it has much to do: it will be found again
                         self._evaluators.tell(project_no, CatchUp())
-            with trio.move_on_after(self._poll_seconds):
-                await self._wake.wait()
+            await trio.sleep(self._poll_seconds)

@@ -1,9 +1,9 @@
 """The loops of actors that answer several questions at the same time, each in a task of its own.
 
-``answer_together`` is for short ones: in the order they come, so many at once. ``answer_in_turn`` is for those that
-take seconds each, and ``Queue``, which holds no clock, says whose turn it is: one of a key at a time, few in all, and
-few that wait. Who may not wait there, or has waited so long that there would not be the time for an answer, is refused
-at once and told to come back.
+``answer_together`` is for short ones: in the order they come, so many at once. ``Places`` is for loops of other kinds,
+whose questions wait for what they share. ``answer_in_turn`` is for those that take seconds each, and ``Queue``, which
+holds no clock, says whose turn it is: one of a key at a time, few in all, and few that wait. Who may not wait there, or
+has waited so long that there would not be the time for an answer, is refused at once and told to come back.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ MOST_WAITING_ALL: Final = 8
 """The same of all keys together."""
 RETRY_SECONDS: Final = 3
 """When whoever is refused may try again."""
+MOST_AHEAD: Final = 64
+"""Questions of ``answer_together`` that may wait while those behind them are answered at once: at the few milliseconds
+that such a question takes, a moment's work."""
 
 M = TypeVar("M")
 
@@ -46,6 +49,39 @@ class Asker(Protocol):
 
 
 A = TypeVar("A", bound=Asker)
+
+
+class Places:
+    """So many questions at work, each in a task of its own, beside a loop that answers others at once.
+
+    More are refused, so that a loop that never waits does not pile them up; ``doing`` says in a refusal what the others
+    are at: ``keys are being looked up``.
+    """
+
+    def __init__(self, tasks: trio.Nursery, most: int, *, doing: str) -> None:
+        self._tasks = tasks
+        self._most = most
+        self._doing = doing
+        self._taken = 0
+
+    def give(self, answer: Callable[[Envelope[Any]], Awaitable[None]], envelope: Envelope[Any]) -> None:
+        """Have the question answered by ``answer``. It is refused where no place is left, with what ``answer`` raises
+        of ``LogStitchError``, and, if nobody waits for it any more, without being asked."""
+        if envelope.abandoned:
+            envelope.refuse(Unavailable("Nobody waits for this any more."))
+        elif self._taken >= self._most:
+            envelope.refuse(Unavailable(f"As many {self._doing} as may be. Try again in a moment."))
+        else:
+            self._taken += 1
+            self._tasks.start_soon(self._work, answer, envelope)
+
+    async def _work(self, answer: Callable[[Envelope[Any]], Awaitable[None]], envelope: Envelope[Any]) -> None:
+        try:
+            await answer(envelope)
+        except LogStitchError as error:
+            envelope.refuse(error)
+        finally:
+            self._taken -= 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,28 +144,29 @@ async def answer_together(
     answer: Callable[[Envelope[Any]], Awaitable[None]],
     *,
     at_once: int,
-    at_hand: Callable[[Envelope[Any]], bool] = lambda _: False,
+    at_hand: Callable[[Envelope[Any]], bool] | None = None,
 ) -> None:
     """Have the questions of a mailbox answered by ``answer``, ``at_once`` at a time, until it is closed and empty.
 
-    ``at_hand`` answers what needs no wait, and says whether it did. A question is refused with what ``answer`` raises
-    of ``LogStitchError``; anything else ends the actor.
+    ``at_hand`` answers what needs no wait, and says whether it did; that goes on while up to ``MOST_AHEAD`` others wait
+    for their turn. Behind them the mailbox fills. A question is refused with what ``answer`` raises of
+    ``LogStitchError``; anything else ends the actor.
     """
-    limiter = trio.CapacityLimiter(at_once)
-    async with trio.open_nursery() as at_work:
+    wait, waiting = trio.open_memory_channel[Envelope[Any]](0 if at_hand is None else MOST_AHEAD)
 
-        async def work(envelope: Envelope[Any]) -> None:
+    async def work() -> None:
+        async for envelope in waiting:
             try:
                 await answer(envelope)
             except LogStitchError as error:
                 envelope.refuse(error)
-            finally:
-                limiter.release_on_behalf_of(envelope)
 
+    async with trio.open_nursery() as at_work, wait:
+        for _ in range(at_once):
+            at_work.start_soon(work)
         async for envelope in mailbox:
-            if not at_hand(envelope):
-                await limiter.acquire_on_behalf_of(envelope)
-                at_work.start_soon(work, envelope)
+            if at_hand is None or not at_hand(envelope):
+                await wait.send(envelope)
 
 
 async def answer_in_turn(

@@ -29,7 +29,7 @@ PAUSE_SECONDS: Final = 0.01
 
 
 class Reaper:
-    """Owns nothing: what there is to do is in the tables, and any message makes it look at once."""
+    """Owns nothing: what there is to do is in the tables. Nobody sends it anything; its mailbox tells when to end."""
 
     def __init__(
         self,
@@ -43,24 +43,20 @@ class Reaper:
         self._now = now
         self._poll_seconds = poll_seconds
         self._step_rows = step_rows
-        self._wake = trio.Event()
 
     async def run(self, mailbox: Mailbox) -> None:
         """Look, and look again, until the mailbox is closed."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._reap, mailbox)
-            # Read all the while: a message only wakes, and none may count as waiting during a long round.
             async for _ in mailbox:
-                self._wake.set()
+                pass
             nursery.cancel_scope.cancel()  # a step is done or it is not; the next process goes on
 
     async def _reap(self, mailbox: Mailbox) -> None:
         while True:
-            self._wake = trio.Event()
             with suppress(DatabaseUnavailable):  # not this actor's to mend, and the next round is soon
                 await self._round(mailbox)
-            with trio.move_on_after(self._poll_seconds):
-                await self._wake.wait()
+            await trio.sleep(self._poll_seconds)
 
     async def _round(self, mailbox: Mailbox) -> None:
         """Do what there is to do."""

@@ -20,7 +20,7 @@ import trio
 
 from logstitch import metrics
 from logstitch.actors.mailbox import Envelope, Mailbox
-from logstitch.actors.messages.pages import Page
+from logstitch.actors.messages.pages import Page, page_of
 from logstitch.actors.messages.redaction import (
     BUILTIN,
     CreateRule,
@@ -59,6 +59,7 @@ from logstitch.redaction.rules import check_rule
 from logstitch.redaction.turns import if_quick
 from logstitch.store.database import Database
 from logstitch.store.redaction import RuleRow
+from logstitch.times import to_ms
 
 HOLD_SECONDS: Final = 8.0
 """How long a request is held through an outage of the database."""
@@ -70,8 +71,6 @@ be slow, but rules can be changed all the same."""
 
 _LIMIT: Final = RedactionRule(LIMIT, BUILTIN, "Limits of redaction", Behavior.REPLACE, enabled=True)
 """What is shown where a value was replaced for no rule."""
-
-_BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 Work = Generator[None, None, list[Result]]
 
@@ -190,13 +189,14 @@ class Redaction:
         try:
             async with self._trying:
                 await self._try(envelope, envelope.message)
-        except LogStitchError as error:
+        except Exception as error:
+            # A defect shows where the sample came from. To end here would end the project's ingest for a while.
             envelope.refuse(error)
         finally:
             self._tried -= 1
 
     async def _change(self, envelope: Envelope[Any], decide: Decision, by: UUID) -> None:
-        event_id = self._mint.one(int(self._now().timestamp() * 1000))
+        event_id = self._mint.one(to_ms(self._now()))
         change = rule_change(self._project_no, decide, by=by, event_id=event_id, now=self._now)
         async with self._reading:
             amended: Amended = await self._database.transact(change.run, hold=HOLD_SECONDS)
@@ -209,13 +209,7 @@ class Redaction:
     async def _list(self, request: ListRules) -> RulePage:
         # Read anew, since another process may have changed them.
         book = await self._read_book()
-        rules = [(_place(index, rule), rule) for index, rule in enumerate(book.rules)]
-        if request.after is not None:
-            after = (request.after.created_at, request.after.id)
-            rules = [(place, rule) for place, rule in rules if (place.created_at, place.id) > after]
-        page = rules[: request.limit]
-        more = len(rules) > request.limit
-        return RulePage(tuple(shown(rule) for _, rule in page), page[-1][0] if more else None)
+        return page_of_rules(book, request)
 
     async def _try(self, envelope: Envelope[TryRules], request: TryRules) -> None:
         book = await self._read_book()
@@ -277,6 +271,12 @@ def _redacted(version: int, results: Sequence[Result]) -> Redacted:
     return Redacted(version, [result.event for result in results], changes)
 
 
+def page_of_rules(book: RuleBook, request: ListRules) -> RulePage:
+    """The page that was asked for."""
+    rules, more = page_of(book.rules, _place, request.after, request.limit)
+    return RulePage(tuple(map(shown, rules)), more)
+
+
 def shown(rule: Rule) -> RedactionRule:
     """A stored rule as it is shown."""
     if isinstance(rule, RuleRow):
@@ -311,6 +311,5 @@ def _unsaved(index: int, draft: RuleDraft) -> CustomRule:
     )
 
 
-def _place(index: int, rule: Rule) -> Page:
-    """Where a rule stands in the list: built-ins before everything that was ever created."""
-    return Page(rule.created_at, rule.id) if isinstance(rule, RuleRow) else Page(_BEGINNING, UUID(int=index))
+def _place(rule: Rule) -> Page | None:
+    return Page(rule.created_at, rule.id) if isinstance(rule, RuleRow) else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Final
 
@@ -53,6 +53,7 @@ from logstitch.store.database import Connection, Database
 from logstitch.store.streams import StreamRow, Totals
 from logstitch.streams import ADDRESS_BURST, ADDRESS_BYTES, ADDRESS_STREAMS
 from logstitch.throttle import Throttle, network_of
+from logstitch.times import from_ms
 
 log = structlog.get_logger(__name__)
 
@@ -73,7 +74,6 @@ MAX_LOOKS: Final = 32
 LOOKS_AT_ONCE: Final = 2
 """Of them, those that ask the database."""
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 Submission = Envelope[SubmitStreamEvents]
 
@@ -134,7 +134,7 @@ class StreamIngest:
             row = rows.get(request.digest)
             if row is None:
                 raise StreamNotFound("No stream has this token.")
-            envelope.reply(_info(row, _moment(request.now_ms)))
+            envelope.reply(_info(row, from_ms(request.now_ms)))
         except LogStitchError as error:
             envelope.refuse(error)
         finally:
@@ -185,7 +185,7 @@ class StreamIngest:
             if envelope.abandoned:
                 refusal = Unavailable("Nobody waits for this any more.")
             elif row is not None:
-                refusal = ended(row, _moment(request.received_at_ms))
+                refusal = ended(row, from_ms(request.received_at_ms))
             refusal = refusal or self._charge(envelope, taken)
             begins = row is None and request.digest not in taken.streams
             if refusal is None and begins:
@@ -331,7 +331,3 @@ def _info(row: StreamRow, now: datetime) -> StreamInfo:
     return StreamInfo(
         row.status_at(now), row.event_count, row.created_at, row.last_event_at, row.expires_at, row.claimed_at
     )
-
-
-def _moment(ms: int) -> datetime:
-    return _EPOCH + timedelta(milliseconds=ms)

@@ -29,8 +29,9 @@ from logstitch.detection.timemachine import Outcome, Tally, rows_message, start_
 from logstitch.errors import DatabaseUnavailable, InvalidRequest, Unavailable
 from logstitch.frames import END
 from logstitch.recording.alert_rules import read_rules
+from logstitch.store.alerts import find_actions, received_at_ms
 from logstitch.store.database import Connection, Database
-from logstitch.store.timemachine import Span, copy_facts, find_span, list_actions, received_ms
+from logstitch.store.timemachine import Span, copy_facts, find_span
 
 R = TypeVar("R")
 
@@ -55,6 +56,8 @@ ASK_EVERY: Final = 250_000
 """Events between two questions of what was found."""
 REST: Final = 0.25
 """The pause after a page, as a part of the time that the page took."""
+MAX_ACTIONS: Final = 20_000
+"""Distinct actions of a project that are looked at to find those that matter."""
 MAX_NAMED_ACTIONS: Final = 2_000
 """Actions that are named to the database. Where a rule matches more, all events are read."""
 
@@ -194,8 +197,8 @@ class TimeMachine:
         through_ms = None
         if found.seq < span.last:
             # Where nothing was looked at, it holds up to the beginning.
-            at = await self._read(lambda conn: received_ms(conn, request.project_no, max(found.seq, 1)))
-            through_ms = max(at or 0, 0 if request.start_ms is None else request.start_ms)
+            at = await self._read(lambda conn: received_at_ms(conn, request.project_no, max(found.seq, 1)))
+            through_ms = max(at, 0 if request.start_ms is None else request.start_ms)
             if request.end_ms is not None:
                 through_ms = min(through_ms, request.end_ms)
         existing = found.outcome.existing
@@ -221,7 +224,7 @@ def _plan(conn: Connection, request: ReplayRule, rule: Rule) -> Journey:
 
 def _actions(conn: Connection, project_no: int, rules: Sequence[Rule]) -> list[str] | None:
     """The actions of the project that one of the rules matches; ``None`` where it is not worth while to name them."""
-    known = list_actions(conn, project_no)
+    known = find_actions(conn, project_no, MAX_ACTIONS)
     if known is None:
         return None
     globs = [compile_glob(rule.action_pattern) for rule in rules]
@@ -231,7 +234,7 @@ def _actions(conn: Connection, project_no: int, rules: Sequence[Rule]) -> list[s
 
 def _checked(draft: AlertRuleDraft) -> Rule:
     """The rule as the engine takes it. Raises ``InvalidRequest`` that names what is wrong with it."""
-    rule = Rule("", **{name: getattr(draft, name) for name in AlertRuleDraft.__slots__})
+    rule = draft.rule("")
     try:
         check_rule(rule)
     except InvalidRequest as error:

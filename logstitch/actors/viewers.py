@@ -19,7 +19,7 @@ import trio
 
 from logstitch.actors.leases import Leases, leases_over
 from logstitch.actors.mailbox import Envelope, Mailbox
-from logstitch.actors.messages.pages import Page
+from logstitch.actors.messages.pages import Page, page_of
 from logstitch.actors.messages.projects import Project
 from logstitch.actors.messages.viewers import (
     AuthenticateViewer,
@@ -32,12 +32,14 @@ from logstitch.actors.messages.viewers import (
     UpdateTier,
     Viewer,
 )
+from logstitch.actors.queueing import Places
 from logstitch.errors import InvalidRequest, KeyRevoked, LogStitchError, Unauthorized
 from logstitch.ids import UlidMint
 from logstitch.recording.tiers import Decision, creation, deletion, list_tiers, tier_change, tier_of, update
 from logstitch.store import tiers, viewer_secrets
 from logstitch.store.database import Connection, Database
 from logstitch.store.viewer_secrets import SecretRows
+from logstitch.times import to_ms
 from logstitch.viewing import tokens
 from logstitch.viewing.tiers import Tier, View
 from logstitch.viewing.tokens import Claims, Secret, Secrets
@@ -46,6 +48,12 @@ HOLD_SECONDS: Final = 8.0
 """How long a request is held through an outage of the database."""
 CONCURRENCY: Final = 4
 """Look-ups and changes under way at the same time."""
+MOST_LOOK_UPS: Final = 1024
+"""Requests that wait for the look-up of what a token rests on, as many as a full mailbox. Tokens can be made up by
+anybody, and while the database is away each look-up is held; what is believed is answered all the same."""
+MOST_MANAGED: Final = 256
+"""Requests to mint tokens, and to list and change tiers, at the same time. They are not among the former, who are
+strangers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +83,20 @@ class Viewers:
 
     async def run(self, mailbox: Mailbox) -> None:
         """Answer until the mailbox is closed and empty."""
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as requests:
+            look_ups = Places(requests, MOST_LOOK_UPS, doing="viewer tokens are being looked up")
+            managed = Places(requests, MOST_MANAGED, doing="viewer tokens are being made or tiers changed")
             async for envelope in mailbox:
                 if not isinstance(envelope.message, AuthenticateViewer):
-                    nursery.start_soon(self._manage, envelope)
+                    managed.give(self._manage, envelope)
                 elif not self._answer_from_memory(envelope):
-                    nursery.start_soon(self._authenticate, envelope)
+                    look_ups.give(self._authenticate, envelope)
 
     # -- who holds a token -----------------------------------------------------------------------------------------
 
     def _answer_from_memory(self, envelope: Envelope[AuthenticateViewer]) -> bool:
-        """Answer a good token if all that it rests on is known. Whatever else it is, is told after a look."""
+        """Answer a token, or refuse it, if that can be told from what is known; False where it takes a look: at the
+        secrets, if they are not known or the one that signed it is not among them, or at what the token rests on."""
         secrets = self._secrets.get(None)
         if secrets is None:
             return False
@@ -102,17 +113,13 @@ class Viewers:
         return True
 
     async def _authenticate(self, envelope: Envelope[AuthenticateViewer]) -> None:
-        asked_at = envelope.posted_at
         try:
-            try:
-                claims = self._verify(envelope, await self._secrets.find(None, asked_at))
-            except tokens.UnknownSecret:
-                # Another process may have signed with one that is newer than the look-up.
-                claims = self._verify(envelope, await self._secrets.find(None, asked_at, fresh=True))
-            found = await self._grounds.find((claims.key_id, claims.tier_id), asked_at)
-            envelope.reply(_viewer(claims, found))
-        except LogStitchError as error:
-            envelope.refuse(error)
+            claims = self._verify(envelope, await self._secrets.find(None, envelope))
+        except tokens.UnknownSecret:
+            # Another process may have signed with one that is newer than the look-up.
+            claims = self._verify(envelope, await self._secrets.find(None, envelope, fresh=True))
+        found = await self._grounds.find((claims.key_id, claims.tier_id), envelope)
+        envelope.reply(_viewer(claims, found))
 
     def _verify(self, envelope: Envelope[AuthenticateViewer], secrets: Secrets) -> Claims:
         return tokens.verify(envelope.message.token, secrets, self._now().timestamp())
@@ -147,34 +154,31 @@ class Viewers:
     # -- minting, and tiers ----------------------------------------------------------------------------------------
 
     async def _manage(self, envelope: Envelope[Any]) -> None:
-        try:
-            match envelope.message:
-                case MintViewerToken() as request:
-                    envelope.reply(await self._mint_token(request))
-                case ListTiers() as request:
-                    envelope.reply(await self._list(request))
-                case CreateTier() as request:
-                    made = Tier(
-                        uuid4(),
-                        request.name,
-                        request.categories,
-                        request.actions,
-                        request.hidden_fields,
-                        self._now(),
-                    )
-                    envelope.reply(await self._change(request.project_no, creation(made), request.by))
-                case UpdateTier(project_no, by, tier_id, changed):
-                    tier = await self._change(project_no, update(tier_id, changed), by)
-                    await leases_over()
-                    envelope.reply(tier)
-                case DeleteTier(project_no, by, tier_id):
-                    await self._change(project_no, deletion(tier_id), by)
-                    await leases_over()
-                    envelope.reply(None)
-                case other:
-                    envelope.refuse(TypeError(f"viewers were asked {type(other).__name__}"))
-        except LogStitchError as error:
-            envelope.refuse(error)
+        match envelope.message:
+            case MintViewerToken() as request:
+                envelope.reply(await self._mint_token(request))
+            case ListTiers() as request:
+                envelope.reply(await self._list(request))
+            case CreateTier() as request:
+                made = Tier(
+                    uuid4(),
+                    request.name,
+                    request.categories,
+                    request.actions,
+                    request.hidden_fields,
+                    self._now(),
+                )
+                envelope.reply(await self._change(request.project_no, creation(made), request.by))
+            case UpdateTier(project_no, by, tier_id, changed):
+                tier = await self._change(project_no, update(tier_id, changed), by)
+                await leases_over()
+                envelope.reply(tier)
+            case DeleteTier(project_no, by, tier_id):
+                await self._change(project_no, deletion(tier_id), by)
+                await leases_over()
+                envelope.reply(None)
+            case other:
+                envelope.refuse(TypeError(f"viewers were asked {type(other).__name__}"))
 
     async def _mint_token(self, request: MintViewerToken) -> MintedToken:
         now = self._now()
@@ -200,9 +204,8 @@ class Viewers:
         return page_of_tiers(found, request)
 
     async def _change(self, project_no: int, decide: Decision, by: UUID) -> Tier | None:
-        now = self._now()
-        event_id = self._mint.one(int(now.timestamp() * 1000))
-        change = tier_change(project_no, decide, by=by, event_id=event_id, now=now)
+        event_id = self._mint.one(to_ms(self._now()))
+        change = tier_change(project_no, decide, by=by, event_id=event_id, now=self._now)
         async with self._limiter:
             return await self._database.transact(change.run, hold=HOLD_SECONDS)
 
@@ -221,12 +224,12 @@ def minted(request: MintViewerToken, secrets: Secrets, tier_id: UUID | None, now
 
 def page_of_tiers(newest_first: list[Tier], request: ListTiers) -> TierPage:
     """The page that was asked for."""
-    rest = newest_first
-    if request.after is not None:
-        after = (request.after.created_at, request.after.id)
-        rest = [tier for tier in rest if (tier.created_at, tier.id) < after]
-    page = tuple(rest[: request.limit])
-    return TierPage(page, Page(page[-1].created_at, page[-1].id) if len(rest) > request.limit else None)
+    tiers_of_page, more = page_of(newest_first, _place, request.after, request.limit, newest_first=True)
+    return TierPage(tiers_of_page, more)
+
+
+def _place(tier: Tier) -> Page:
+    return Page(tier.created_at, tier.id)
 
 
 def _viewer(claims: Claims, found: _Grounds | LogStitchError) -> Viewer:

@@ -39,6 +39,7 @@ from logstitch.recording.webhooks import creation, deletion, rotation, update
 from logstitch.store import webhooks as store
 from logstitch.store.database import Connection, Database
 from logstitch.store.webhooks import DeliveryRow, Place, WebhookRow
+from logstitch.times import to_ms
 from logstitch.webhooks.payloads import WebhookEvent
 from logstitch.webhooks.schedule import DeliveryStatus, DisabledReason
 from logstitch.webhooks.signing import new_secret, secret_text
@@ -98,7 +99,7 @@ class Webhooks:
         check_url(request.url, self._allow)
         now, secret = self._now(), new_secret()
         row = WebhookRow(
-            as_uuid(self._id(now)),
+            as_uuid(self._id()),
             request.url,
             request.description,
             request.min_severity.value,
@@ -108,7 +109,7 @@ class Webhooks:
             None,
             now,
         )
-        change = creation(request.project_no, row, secret, by=request.by, event_id=self._id(now), now=now)
+        change = creation(request.project_no, row, secret, by=request.by, event_id=self._id(), now=self._now)
         made = await self._database.transact(change.run, hold=HOLD_SECONDS)
         return WebhookWithSecret(_webhook(made), secret_text(secret))
 
@@ -120,23 +121,21 @@ class Webhooks:
             fields["min_severity"] = Severity(fields["min_severity"]).value
         if "events" in fields:
             fields["events"] = tuple(WebhookEvent(event).value for event in fields["events"])
-        now = self._now()
-        change = update(request.project_no, request.id, fields, by=request.by, event_id=self._id(now), now=now)
+        change = update(request.project_no, request.id, fields, by=request.by, event_id=self._id(), now=self._now)
         return _webhook(await self._database.transact(change.run, hold=HOLD_SECONDS))
 
     async def _rotate(self, request: RotateSecret) -> WebhookWithSecret:
-        now, secret = self._now(), new_secret()
-        change = rotation(request.project_no, request.id, secret, by=request.by, event_id=self._id(now), now=now)
+        secret = new_secret()
+        change = rotation(request.project_no, request.id, secret, by=request.by, event_id=self._id(), now=self._now)
         row = await self._database.transact(change.run, hold=HOLD_SECONDS)
         return WebhookWithSecret(_webhook(row), secret_text(secret))
 
     async def _delete(self, request: DeleteWebhook) -> None:
-        now = self._now()
-        change = deletion(request.project_no, request.id, by=request.by, event_id=self._id(now), now=now)
+        change = deletion(request.project_no, request.id, by=request.by, event_id=self._id(), now=self._now)
         await self._database.transact(change.run, hold=HOLD_SECONDS)
 
-    def _id(self, now: datetime) -> bytes:
-        return self._mint.one(int(now.timestamp() * 1000))
+    def _id(self) -> bytes:
+        return self._mint.one(to_ms(self._now()))
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -179,7 +178,7 @@ class Webhooks:
 
     async def _send_test(self, request: SendTest) -> Delivery:
         now = self._now()
-        delivery_id = as_uuid(self._id(now))
+        delivery_id = as_uuid(self._id())
         project = (request.project.no, request.project.id)
         row = await self._database.transact(
             lambda conn: announce_test(conn, project, request.webhook_id, delivery_id=delivery_id, now=now),

@@ -23,7 +23,8 @@ class Retries:
     tries: int = 3
     """More attempts after the first."""
     seconds: float = 60.0
-    """For all attempts and pauses of one request together."""
+    """For all attempts and pauses of one request together. ``AsyncClient`` ends an attempt when they are over;
+    ``Client`` cannot, while the headers of an answer come in drops (see there)."""
     first_pause: float = 0.5
     """Doubles with each failure; the real pause is drawn from its upper half."""
     longest_pause: float = 8.0

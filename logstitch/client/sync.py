@@ -61,6 +61,10 @@ class Client:
     long a call takes altogether, ``retries`` say. Proxies of the environment are used as httpx does. ``verify`` and
     ``transport`` are httpx's.
 
+    What no timeout of httpx bounds is a sum of reads: a peer that sends the headers of an answer in drops, each within
+    ``timeout``, holds a call, or the thread of the queue, for as long as it goes on, whatever ``retries`` say. Looking
+    up the host's name takes as long as the system lets it. ``AsyncClient`` has a deadline around each attempt.
+
     Calls raise ``ClientError``, and ``TypeError`` or ``ValueError`` for what cannot be sent.
     """
 

@@ -19,15 +19,11 @@ class TooMuch(Exception):
     """The answer is larger, or takes longer, than it may."""
 
 
-def base_headers(settings: Settings) -> dict[str, str]:
-    """What every request carries."""
-    return {"user-agent": USER_AGENT, "accept": "application/json"}
-
-
 def build(settings: Settings, send: Send) -> httpx.Request:
-    """The request as httpx sends it, with timeouts that end within the attempt's time."""
+    """The request as httpx sends it. No single read or write waits for longer than the attempt's time; there may be
+    several."""
     request = send.request
-    headers = base_headers(settings)
+    headers = {"user-agent": USER_AGENT, "accept": "application/json"}
     if request.credential and settings.key is not None:
         headers["authorization"] = f"Bearer {settings.key}"
     if request.names_project and settings.project_id is not None:
@@ -44,7 +40,8 @@ def build(settings: Settings, send: Send) -> httpx.Request:
 
 
 class Body:
-    """The bytes of an answer as they come, up to a size and a moment: httpx's timeouts bound each read, and no sum."""
+    """The bytes of an answer as they come, up to a size and a moment: httpx's timeouts bound each read, and no sum. Its
+    headers come before, and are not counted."""
 
     def __init__(self, clock: Callable[[], float], seconds: float) -> None:
         self._clock = clock

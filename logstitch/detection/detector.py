@@ -30,7 +30,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Final
 
 from logstitch.detection.facts import Fact
 from logstitch.detection.forgotten import CELL_BITS, Forgotten
@@ -39,7 +39,7 @@ from logstitch.detection.rules import GroupBy
 from logstitch.detection.watch import NEVER, ActiveRule, Firing, Watch
 from logstitch.detection.windows import ADDRESS_COST, GRACE_MS, KEPT
 
-__all__ = ["GRACE_MS", "KEPT", "ActiveRule", "Counts", "Detector", "Fact", "Firing", "Missing"]
+__all__ = ["GRACE_MS", "KEPT", "ActiveRule", "Detector", "Fact", "Firing", "Missing"]
 
 GROUPS: Final = 150_000
 """Windows and last firings in memory, of all rules: 75 MB, with keys of common length. Beyond it they are dropped and
@@ -55,13 +55,6 @@ _EXPIRE_MS: Final = 1000
 
 Fired = Mapping[tuple[str, str], int]
 """When a rule (its id) last fired for a group (its key), in milliseconds."""
-
-
-class Counts(NamedTuple):
-    """What a rule has done since it is at work here: events that were counted, and those that were held back."""
-
-    counted: int
-    held_back: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,11 +278,12 @@ class Detector:
                     firings.append(firing)
         return firings
 
-    def counts(self, rule_id: str) -> Counts:
-        """Of an enabled rule. Raises ``KeyError`` for any other."""
+    def held_back(self, rule_id: str) -> int:
+        """How often the cooldown has held back an enabled rule since it is at work here. Raises ``KeyError`` for any
+        other."""
         for watch in self._watches:
             if watch.rule.id == rule_id:
-                return Counts(watch.counted, watch.held_back)
+                return watch.held_back
         raise KeyError(rule_id)
 
     # -- memory ----------------------------------------------------------------------------------------------------

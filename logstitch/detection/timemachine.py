@@ -11,7 +11,6 @@ it is then a little too low for groups that were not heard of for long, among ve
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,8 +29,6 @@ TIMES: Final = 4_000_000
 """Events in all windows: 100 MB."""
 MAX_FIRINGS: Final = 100
 """That are shown one by one, the first."""
-MAX_GROUPS: Final = 10_000
-"""Groups whose firings are counted one by one; those of others are in the sum only."""
 SLICE: Final = 1000
 """Events between two looks at the memory."""
 
@@ -49,65 +46,35 @@ class Shown(NamedTuple):
 
 @dataclass(slots=True)
 class Tally:
-    """What one rule would have done. ``matched`` events counted for it; the cooldown held it back ``held_back`` times.
+    """What one rule would have done: the cooldown held it back ``held_back`` times. ``firings`` are the first."""
 
-    ``groups`` has the firings of each group key, of the first ``MAX_GROUPS``.
-    """
-
-    matched: int = 0
     fired: int = 0
     held_back: int = 0
-    groups: Counter[str] = field(default_factory=Counter)
     firings: list[Shown] = field(default_factory=list)
 
     def count(self, firing: Firing) -> None:
         """The rule would have fired."""
         self.fired += 1
-        self._count(firing.group_key, 1)
         if len(self.firings) < MAX_FIRINGS:
             self.firings.append(
                 Shown(firing.triggered_at_ms, firing.group_key, firing.tenant_id, firing.event_count),
             )
 
-    def add(self, other: Tally) -> None:
-        """Count what another tally has found after this one's events."""
-        self.matched += other.matched
-        self.fired += other.fired
-        self.held_back += other.held_back
-        for key, count in other.groups.items():
-            self._count(key, count)
-        self.firings += other.firings[: MAX_FIRINGS - len(self.firings)]
-
-    def _count(self, key: str, count: int) -> None:
-        if key in self.groups or len(self.groups) < MAX_GROUPS:
-            self.groups[key] += count
-
     def _values(self) -> dict[str, Any]:
-        values = {name: getattr(self, name) for name in self.__slots__}
-        return {**values, "groups": dict(self.groups), "firings": [list(one) for one in self.firings]}
+        return {"fired": self.fired, "held_back": self.held_back, "firings": [list(one) for one in self.firings]}
 
     @classmethod
     def _of(cls, values: dict[str, Any]) -> Tally:
-        groups, firings = Counter(values["groups"]), [Shown(*one) for one in values["firings"]]
-        return cls(**values | {"groups": groups, "firings": firings})
+        return cls(values["fired"], values["held_back"], [Shown(*one) for one in values["firings"]])
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What both rules would have done. ``scanned`` events were looked at; ``exact`` is explained above."""
+    """What both rules would have done; ``exact`` is explained above."""
 
     rule: Tally = field(default_factory=Tally)
     existing: Tally | None = None
-    scanned: int = 0
     exact: bool = True
-
-    def add(self, other: Outcome) -> None:
-        """Count what was found behind this one's events."""
-        self.rule.add(other.rule)
-        if self.existing is not None and other.existing is not None:
-            self.existing.add(other.existing)
-        self.scanned += other.scanned
-        self.exact = self.exact and other.exact
 
     def as_json(self) -> bytes:
         """For the other process."""
@@ -115,7 +82,6 @@ class Outcome:
             {
                 "rule": self.rule._values(),
                 "existing": None if self.existing is None else self.existing._values(),
-                "scanned": self.scanned,
                 "exact": self.exact,
             }
         )
@@ -128,7 +94,6 @@ class Outcome:
         return cls(
             Tally._of(values["rule"]),
             None if existing is None else Tally._of(existing),
-            values["scanned"],
             values["exact"],
         )
 
@@ -149,7 +114,6 @@ class TimeMachine:
         self._detector.warm((), {})
         self._tallies = {_DRAFT: Tally()} if existing is None else {_DRAFT: Tally(), _EXISTING: Tally()}
         self._at_work = [one.id for one in rules if one.enabled]
-        self._scanned = 0
         self._slice = slice_
 
     def run(self, facts: Sequence[Fact]) -> None:
@@ -158,17 +122,12 @@ class TimeMachine:
             for firing in self._detector.take(facts[start : start + self._slice]):
                 self._tallies[firing.rule.id].count(firing)
             self._detector.trim()
-        self._scanned += len(facts)
 
     def outcome(self) -> Outcome:
         """What was found so far."""
         for rule_id in self._at_work:
-            counts = self._detector.counts(rule_id)
-            self._tallies[rule_id].matched = counts.counted
-            self._tallies[rule_id].held_back = counts.held_back
-        return Outcome(
-            self._tallies[_DRAFT], self._tallies.get(_EXISTING), self._scanned, exact=self._detector.dropped == 0
-        )
+            self._tallies[rule_id].held_back = self._detector.held_back(rule_id)
+        return Outcome(self._tallies[_DRAFT], self._tallies.get(_EXISTING), exact=self._detector.dropped == 0)
 
 
 # -- between processes ---------------------------------------------------------------------------------------------

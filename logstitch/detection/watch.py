@@ -58,7 +58,6 @@ class Watch:
         "_since_seq",
         "_span_ms",
         "active",
-        "counted",
         "doubt",
         "doubt_until",
         "dropped",
@@ -78,7 +77,6 @@ class Watch:
         """When the rule last fired for a group, in milliseconds, the longest ago first; while it may be silent."""
         self.entries = 0
         """Of all windows, see ``Window.size``."""
-        self.counted = 0
         self.held_back = 0
         self.dropped = 0
         """Groups that were dropped though they still mattered."""
@@ -148,7 +146,6 @@ class Watch:
         window = self.add(key, fact, chunk)
         if window is None:
             return None
-        self.counted += 1
         addresses = window.addresses
         if (window.count if addresses is None else len(addresses)) < self.rule.threshold:
             return None

@@ -79,7 +79,7 @@ class Window:
         return 1
 
     def _insert(self, at_ms: int, event_id: bytes, start: int) -> None:
-        """It came later than it was received: after those of the same time, since its ``seq`` is greater."""
+        """Later ones were committed before it. It goes behind those of its own time: its ``seq`` is greater."""
         place = bisect_right(self._times, at_ms, start)
         later = len(self._times) - place
         self._times.insert(place, at_ms)

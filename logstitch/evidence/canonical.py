@@ -11,9 +11,9 @@ from typing import Final
 
 import orjson
 
-from logstitch.jcs import canonical, canonical_exact
+from logstitch.jcs import canonical
 
-__all__ = ["canonical", "canonical_exact", "encode_sections"]
+__all__ = ["canonical", "encode_sections"]
 
 # Together, and in this order, they are ``SECTIONS``.
 _STRINGS_ONLY: Final = ("actor", "target", "context")

@@ -127,11 +127,14 @@ def verify_event(body: bytes, salts: bytes) -> Verdict:
     """
     try:
         event = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        respelled = canonical(event)
+    except (orjson.JSONDecodeError, RecursionError):  # The latter some hundred levels below the deepest metadata.
         return Verdict.MALFORMED
-    if not isinstance(event, dict) or not event.keys() >= _REQUIRED or not event.keys() <= _KNOWN:
+    if not isinstance(event, dict) or not event.keys() >= _REQUIRED | {"actor"}:
         return Verdict.MALFORMED
-    if canonical(event) != body:
+    if any(type(value) is not _TYPES.get(name) for name, value in event.items()):
+        return Verdict.MALFORMED
+    if respelled != body:
         return Verdict.NOT_CANONICAL
     present = [name for name in SECTIONS if name in event]
     if len(salts) != SALT_BYTES * len(present):
@@ -146,4 +149,8 @@ def verify_event(body: bytes, salts: bytes) -> Verdict:
 
 
 _REQUIRED: Final = frozenset({"action", "category", "id", "occurred_at", "received_at", "tenant_id"})
-_KNOWN: Final = _REQUIRED | {"content_hash", "idempotency_key", "redactions", *SECTIONS}
+_TYPES: Final[Mapping[str, type]] = {
+    **dict.fromkeys((*_REQUIRED, "content_hash", "idempotency_key"), str),
+    **dict.fromkeys(("actor", "target", "context", "metadata"), dict),
+    **dict.fromkeys(("changes", "redactions"), list),
+}

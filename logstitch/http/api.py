@@ -243,9 +243,9 @@ def create_app(services: Services) -> App:
     return App(endpoints, Pipeline(services.limits, services), services.now_ms)
 
 
-def create_ops_app(health: Health, limits: Limits | None = None) -> App:
+def create_ops_app(health: Health) -> App:
     """The app of the operations address, which is never the public one: health and metrics, for whoever reaches it."""
-    return App((*ops.endpoints(health), *pages.operator_endpoints()), Pipeline(limits or Limits()), quiet=True)
+    return App((*ops.endpoints(health), *pages.operator_endpoints()), Pipeline(Limits()), quiet=True)
 
 
 def starting_app() -> App:

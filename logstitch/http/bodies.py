@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import Any
 
 from logstitch import metrics
-from logstitch.errors import InvalidRequest, Unavailable
+from logstitch.errors import InvalidRequest, Overloaded
 from logstitch.http.errors import BodyTooLarge, UnsupportedMediaType
 from logstitch.http.services import Limits
 
@@ -40,10 +40,10 @@ class Budget:
         self._by_owner: dict[Hashable, int] = {}
 
     def take(self, size: int, owner: Hashable) -> None:
-        """Raises ``Unavailable`` when that would be more than there may be, or more than the share of one ``owner``."""
+        """Raises ``Overloaded`` when that would be more than there may be, or more than the share of one ``owner``."""
         owned = self._by_owner.get(owner, 0) + size
         if owned > self._share or not self._has_room(size):
-            raise Unavailable("Too many request bodies are on their way. Try again in a moment.")
+            raise Overloaded("Too many request bodies are on their way. Try again in a moment.")
         self._by_owner[owner] = owned
         self._add(size)
 
@@ -105,7 +105,7 @@ class Body:
 
         Raises:
           BodyTooLarge: see ``Limits``.
-          Unavailable: the budget of all bodies is used up.
+          Overloaded: the budget of all bodies is used up.
           ClientGone: it ended early.
         """
         message = await self._receive()

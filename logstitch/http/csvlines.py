@@ -6,13 +6,14 @@ section that redaction has replaced as a whole has its text in the first of its 
 
 A cell that a spreadsheet could take for a formula begins with an apostrophe, which makes it text
 (https://owasp.org/www-community/attacks/CSV_Injection), and so does what stands in one behind a semicolon or a tab,
-which separate cells in spreadsheets of many languages. So a cell is not always what was sent: NDJSON is.
+which separate cells in spreadsheets of many languages, or behind a line break, which then ends their row. So a cell is
+not always what was sent: NDJSON is.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import orjson
@@ -39,11 +40,16 @@ COLUMNS: Final = (
 SIGNS: Final = "=+-@" + "＝＋－＠﹦﹢﹣﹫⁼⁺⁻₌₊₋−﬩"
 """What formulas begin with, and what programs fold into that: full-width, small, raised and lowered forms, and the
 sign for minus."""
-_BEGINS: Final = rf"[\s\x00-\x20\u200b-\u200f\u2060\ufeff]*[{re.escape(SIGNS)}]"
+_BLANKS: Final = r"\s\x00-\x20\u200b-\u200f\u2060\ufeff"
 """Also behind blanks, visible or not, that programs skip."""
-_FORMULA: Final = re.compile(rf"{_BEGINS}|[\t\r\n]")
-_SEPARATED: Final = re.compile(rf"([;\t])(?={_BEGINS})")
-"""Where they separate cells, the quotes of ours are within a cell of theirs, and protect nothing."""
+_SIGN: Final = f"[{re.escape(SIGNS)}]"
+_FORMULA: Final = re.compile(rf"[{_BLANKS}]*+{_SIGN}|[\t\r\n]")
+_SEPARATOR: Final = re.compile(r"\r\n|[;\t\r\n\v\f\x85\u2028\u2029]")
+"""What may end a cell or a row (https://www.unicode.org/reports/tr14/#BK). Where it does, the quotes of ours are within
+a cell of theirs, and protect nothing."""
+_BEHIND: Final = re.compile(rf"(?:;[{_BLANKS}]*+|(?<![;{_BLANKS}])[{_BLANKS}]++)(?={_SIGN})")
+"""What stands between a sign and the text before it. Separators but the semicolon are blanks, too. A run of blanks is
+looked at once, from its beginning: whatever else is quadratic over a text of nothing else."""
 _TO_BE_QUOTED: Final = re.compile(r'[",\r\n]')
 
 
@@ -75,15 +81,29 @@ def _text(value: object) -> str:
 
 def _json(value: object) -> str:
     # Escaped, since an apostrophe within would make it another value.
-    return "" if value is None else _SEPARATED.sub(r"\\u003b", orjson.dumps(value).decode())
+    return "" if value is None else _behind_separators(orjson.dumps(value).decode(), _escaped)
 
 
 def _cell(text: str) -> str:
-    if ";" in text or "\t" in text:
-        text = _SEPARATED.sub(r"\1'", text)
+    text = _behind_separators(text, _with_apostrophe)
     if _FORMULA.match(text):
         text = f"'{text}"
     return '"' + text.replace('"', '""') + '"' if _TO_BE_QUOTED.search(text) else text
+
+
+def _behind_separators(text: str, guarded: Callable[[re.Match[str]], str]) -> str:
+    """The text, with its separators before a sign replaced."""
+    if not _SEPARATOR.search(text):
+        return text
+    return _BEHIND.sub(lambda found: _SEPARATOR.sub(guarded, found[0]), text)
+
+
+def _with_apostrophe(separator: re.Match[str]) -> str:
+    return f"{separator[0]}'"
+
+
+def _escaped(separator: re.Match[str]) -> str:
+    return f"\\u{ord(separator[0]):04x}"
 
 
 HEAD: Final = _line(list(COLUMNS))

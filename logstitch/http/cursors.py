@@ -19,7 +19,7 @@ import struct
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from uuid import UUID
 
 import orjson
@@ -30,6 +30,7 @@ from logstitch.actors.messages.pages import Order, Page, Position
 from logstitch.actors.messages.projects import Project
 from logstitch.actors.messages.redaction import RuleDraft
 from logstitch.errors import InvalidRequest
+from logstitch.times import EPOCH
 from logstitch.viewing.tiers import View
 
 _SEAL_BYTES = 18
@@ -37,7 +38,6 @@ _FORM = re.compile(r"[0-9A-Za-z_-]{56}")
 _PLACE = struct.Struct(">q16s")
 _PURPOSE = b"logstitch cursor 2\0"
 _COVER = b"logstitch cursor cover\0"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -70,7 +70,7 @@ class Listing:
 
     @classmethod
     def of_rows(cls, resource: str, owner: Sequence[UUID | None]) -> Listing:
-        """A list that is ordered newest first: ``keys`` of an organization and perhaps a project."""
+        """A list in the order of creation, either way: ``keys`` of an organization and perhaps a project."""
         return cls._of(resource, list(owner))
 
     @classmethod
@@ -101,14 +101,14 @@ class Cursors:
         """The cursor that goes on after a row; None after the last page."""
         if row is None:
             return None
-        return self._seal(listing, (row.created_at - _EPOCH) // _MICROSECOND, row.id)
+        return self._seal(listing, (row.created_at - EPOCH) // _MICROSECOND, row.id)
 
     def row(self, listing: Listing, cursor: str | None) -> Page | None:
         """The row to go on after. Raises ``InvalidRequest`` on ``cursor``."""
         if cursor is None:
             return None
         microseconds, id = self._open(listing, cursor)
-        return Page(_EPOCH + timedelta(microseconds=microseconds), id)
+        return Page(EPOCH + timedelta(microseconds=microseconds), id)
 
     def _seal(self, listing: Listing, number: int, id: UUID) -> str:
         place = _PLACE.pack(number, id.bytes)

@@ -7,9 +7,9 @@ reader. So memory holds one page of each export, and a reader that is slow waits
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -91,6 +91,53 @@ class Places:
                 del self._taken[reader]
 
 
+class Turns:
+    """Look-ups, a few at a time. The next is of the reader that has the fewest under way, and of those the one
+    that waits longest: so who has many exports hardly delays who has one, and uses all that nobody else wants."""
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._running: Counter[Hashable] = Counter()
+        self._waiting: dict[Hashable, deque[trio.Event]] = {}
+        """By reader, those first that wait longest for a turn; none is empty."""
+
+    @asynccontextmanager
+    async def turn(self, reader: Hashable) -> AsyncIterator[None]:
+        """Wait for a turn, and have it."""
+        if self._running.total() < self._slots:
+            self._running[reader] += 1
+        else:
+            await self._wait(reader)
+        try:
+            yield
+        finally:
+            self._running[reader] -= 1
+            if not self._running[reader]:
+                del self._running[reader]
+            self._pass_on()
+
+    async def _wait(self, reader: Hashable) -> None:
+        come = trio.Event()
+        self._waiting.setdefault(reader, deque()).append(come)
+        try:
+            await come.wait()
+        except trio.Cancelled:  # never when it has come
+            self._waiting[reader].remove(come)
+            if not self._waiting[reader]:
+                del self._waiting[reader]
+            raise
+
+    def _pass_on(self) -> None:
+        if not self._waiting:
+            return
+        reader = min(self._waiting, key=self._running.__getitem__)
+        queue = self._waiting.pop(reader)
+        queue.popleft().set()
+        self._running[reader] += 1
+        if queue:
+            self._waiting[reader] = queue  # behind the others
+
+
 class Export:
     """The handler."""
 
@@ -100,7 +147,7 @@ class Export:
         self._thread_bytes = services.limits.thread_bytes
         self._cursors = Cursors(services.cursor_key)
         self._places = Places()
-        self._turns = trio.CapacityLimiter(LOOK_UPS)
+        self._turns = Turns(LOOK_UPS)
         self._threads = trio.CapacityLimiter(1)
 
     async def export(self, call: Call, body: bytes) -> StreamedReply:
@@ -122,12 +169,13 @@ class Export:
     async def _pieces(
         self, call: Call, query: EventExportQuery, asked: ListEvents, form: Form
     ) -> AsyncGenerator[bytes, None]:
-        with self._places.taken(_reader_of(call)):
+        reader = _reader_of(call)
+        with self._places.taken(reader):
             after = await self._after(call, query.cursor, asked)
             left, seconds, piece = query.limit, call.seconds_left(), bytearray(form.head)
             while True:
                 wanted = PAGE_EVENTS if left is None else min(PAGE_EVENTS, left)
-                page = await self._page(replace(asked, limit=wanted, after=after), seconds)
+                page = await self._page(reader, replace(asked, limit=wanted, after=after), seconds)
                 for text in page.bodies:
                     piece += await self._line(form, text)
                     if len(piece) >= PIECE_BYTES:
@@ -144,9 +192,9 @@ class Export:
                     raise Draining("The service is shutting down.")
                 after, seconds = page.next, PAGE_SECONDS
 
-    async def _page(self, message: ListEvents, seconds: float) -> EventPage:
+    async def _page(self, reader: Hashable, message: ListEvents, seconds: float) -> EventPage:
         with trio.move_on_after(seconds):
-            async with self._turns:
+            async with self._turns.turn(reader):
                 return await self._reader.ask(message, timeout=seconds)
         raise Unavailable("The events could not be read in time.")
 
@@ -167,7 +215,7 @@ class Export:
             raise _no_event_of_this() from None
         place = Place(parse_time(orjson.loads(body)["occurred_at"]), id)
         # Of these events? Nobody knows but who lists them: at its very place, what is the first of them?
-        page = await self._page(_from(asked, place), call.seconds_left())
+        page = await self._page(_reader_of(call), _from(asked, place), call.seconds_left())
         if not page.bodies or orjson.loads(page.bodies[0])["id"] != cursor:
             raise _no_event_of_this()
         return Position(place.ms, place.id)
@@ -211,7 +259,7 @@ errors are as everywhere.
 `{"`, `".join(csvlines.COLUMNS)}`. `metadata`, `changes` and `redactions` are JSON; what an event does not have, or a
 viewer is not shown, is empty. A cell that a spreadsheet could take for a formula is preceded by an apostrophe: one that
 begins, blanks aside, with `=`, `+`, `-` or `@`, also in full-width and similar forms, or with a tab or a line break. So
-is what stands in a cell behind a semicolon or a tab; in JSON the semicolon is escaped instead.
+is what stands in a cell behind a semicolon, a tab or a line break; in JSON the separator is escaped instead.
 
 **Going on.** The answer is sent while it is read, in chunks. If it breaks (a network, a restart, a key that was revoked
 meanwhile), the connection ends without the last chunk, which HTTP clients report. Drop the line that is not whole, if

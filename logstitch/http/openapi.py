@@ -36,7 +36,8 @@ Send audit events, list them, say what must not be stored of them, manage keys a
 project key for one of its tenants, lives a day at most, and may be handed to that tenant's browser: it reads the
 tenant's events and nothing else, without the fields that its tier hides.
 
-**Answers** are JSON objects with a `request_id`, which is also in the header `X-Request-Id`; only exports are not.
+**Answers** are JSON objects with a `request_id`, which is also in the header `X-Request-Id`: only exports and this
+document have none in their body.
 Times are ISO 8601 in UTC with milliseconds. An answer that is no success has the form `{"error": {"code", "message",
 "details"?}, "request_id"}`: programs look at `code`, and `details` name every bad field by its dot path.
 
@@ -47,8 +48,10 @@ and no Content-Encoding, no key twice in one object, no number beyond what it ca
 **Paging.** `limit` (1 to 100) and `cursor`; go on with the answer's `cursor` until `has_more` is false. A cursor
 belongs to its list and filters.
 
-**Trying again.** `503` with `Retry-After` is transient: send the same request again. Every other answer will be the
-same. Events that carry an `idempotency_key` are stored once, however often they are sent. Every request is answered
+**Trying again.** `503` is transient: send the same request again after the seconds in its `Retry-After`. `429` has that
+header, too: till then, what it names is used up. After `408`, a body that came too slowly, send it again at once. `500`
+is a failure of the service, which may pass or not, and does not say whether anything was done. Any other answer will be
+the same. Events that carry an `idempotency_key` are stored once, however often they are sent. Every request is answered
 within 10 seconds after it has arrived; an export has begun by then.
 """
 
@@ -267,7 +270,7 @@ def endpoints(document: Mapping[str, Any]) -> tuple[Endpoint, ...]:
             path=PATH,
             handler=answer,
             summary="This document",
-            description="OpenAPI 3.1. The one answer without `request_id` in its body.",
+            description="OpenAPI 3.1, without a `request_id` in its body.",
             success=Success(200, "The document.", AnyObject, {}),
         ),
     )

@@ -35,16 +35,13 @@ class Ops:
         self._registry.register(_DatabaseNumbers(health))
 
     async def live(self, call: Call, body: bytes) -> Reply:
-        """``GET /health/live``."""
-        if not self._health.live():
-            return _not_well(call, "The service does not work.", ())
+        """``GET /health/live``: the loop runs, since it answers; nothing else is worth a restart of the process."""
         return resource(call.request_id, {"status": "live"})
 
     async def ready(self, call: Call, body: bytes) -> Reply:
         """``GET /health/ready``."""
-        reasons = tuple(self._health.not_ready())
-        if reasons or self._health.draining:
-            return _not_well(call, "The service is not ready.", reasons)
+        if reasons := self._health.not_ready():
+            return _not_ready(call, reasons)
         return resource(call.request_id, {"status": "ready"})
 
     async def actors(self, call: Call, body: bytes) -> Reply:
@@ -153,9 +150,9 @@ class _DatabaseNumbers(Collector):
                 yield family(f"logstitch_database_{name}", help_text, value=numbers[key])
 
 
-def _not_well(call: Call, message: str, reasons: Iterable[Detail]) -> Reply:
+def _not_ready(call: Call, reasons: Iterable[Detail]) -> Reply:
     meaning = TABLE[Unavailable]
-    body = envelope(meaning.code, message, call.request_id, reasons)
+    body = envelope(meaning.code, "The service is not ready.", call.request_id, reasons)
     return Reply(meaning.status, body, ((b"retry-after", b"1"),))
 
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 import trio
 
 from logstitch.actors.messages.viewers import Viewer
-from logstitch.errors import Forbidden, Unavailable
+from logstitch.errors import Forbidden, Overloaded, Unavailable
 from logstitch.http import auth
 from logstitch.http.bodies import Body, Budget, ClientGone, Receive
 from logstitch.http.endpoints import About, Call, Endpoint
@@ -25,6 +25,10 @@ from logstitch.http.schemas.common import ProjectQuery, check
 from logstitch.http.services import Limits, Services
 from logstitch.throttle import network_of
 
+OVERLOAD_SECONDS = 1.0
+"""How long a refusal for overload is kept back: as long as it asks the client to wait. Clients that ask again at once
+would else have the service spend its time on refusing, and not on those that it accepts. What they sent is let go of
+before."""
 BELIEVED_SECONDS = 0.2
 """A body that took longer has its sender's credential looked at again: it may have been revoked meanwhile. So has the
 reader of an answer that is streamed, as often. Less than what a revocation waits for leases to run out."""
@@ -65,6 +69,7 @@ class Pipeline:
         limits = self._limits
         body = Body(exchange.head.headers, exchange.receive, self._budget, limits)
         late: Exception = Unavailable("The service did not answer in time.")
+        overload: Overloaded | None = None
         try:
             # Every ask has this deadline, too. The scope is for what else a handler may wait for.
             with trio.CancelScope(deadline=trio.current_time() + limits.request_seconds) as scope:
@@ -95,11 +100,15 @@ class Pipeline:
                 return answer
         except ClientGone:
             raise
+        except Overloaded as error:
+            overload = error
         except Exception as error:
             return reply_to(error, exchange.head.request_id)
         finally:
             body.release()
-        return reply_to(late, exchange.head.request_id)
+        if overload is not None:
+            await trio.sleep(OVERLOAD_SECONDS)
+        return reply_to(overload or late, exchange.head.request_id)
 
     async def _let_out(
         self, pieces: AsyncGenerator[bytes, None], exchange: Exchange, endpoint: Endpoint, call: Call

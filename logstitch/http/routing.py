@@ -38,7 +38,7 @@ EXCHANGE = "logstitch.exchange"
 
 _CORS: responses.Headers = (
     (b"access-control-allow-origin", b"*"),
-    (b"access-control-expose-headers", b"X-Request-Id, Retry-After"),
+    (b"access-control-expose-headers", b"X-Request-Id, Retry-After, Content-Disposition"),
 )
 _PREFLIGHT: responses.Headers = (
     *_CORS,

@@ -44,15 +44,6 @@ class Limits:
 class Health(Protocol):
     """How the process is."""
 
-    @property
-    def draining(self) -> bool:
-        """Whether it is shutting down."""
-        ...
-
-    def live(self) -> bool:
-        """Whether it does its work at all; an orchestrator restarts it when not."""
-        ...
-
     def not_ready(self) -> Sequence[Detail]:
         """Why it should not be sent requests now: what (``database``, ``actors/ingest/7``) and a sentence. Empty: it
         should."""

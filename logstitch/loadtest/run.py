@@ -277,6 +277,7 @@ async def _heed_signals(
         async for _ in signals:
             if stop.is_set():
                 scope.cancel()
+                return
             print("stopping; what was acknowledged is verified (again to give up)", file=sys.stderr, flush=True)
             stop.set()
 

@@ -6,7 +6,7 @@ before it is judged by the old one, what is stored behind it by the new one, who
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from enum import Enum
@@ -17,7 +17,7 @@ from uuid import UUID
 from logstitch.detection.detector import ActiveRule
 from logstitch.detection.rules import BUILTINS, Distinct, GroupBy, Rule, Severity, check_rule
 from logstitch.errors import AlertRuleLimitReached, Conflict, Detail, InvalidRequest, NotFound
-from logstitch.recording.audit import AuditedChange, audit_event
+from logstitch.recording.audit import Amendment, AuditedChange, DecisionOver, Moment, audit_event
 from logstitch.store import alert_rules as store
 from logstitch.store.alert_rules import AlertRuleRow
 from logstitch.store.database import Connection
@@ -102,16 +102,7 @@ def _rule(row: AlertRuleRow) -> Rule:
 # -- what may be changed, decided over the rules as they are --------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Amendment:
-    """One rule before and after: ``None`` before it is made, and after it is removed."""
-
-    before: StoredRule | None
-    after: StoredRule | None
-
-
-Decision = Callable[[RuleBook], Amendment]
-"""What is to change, or the error that says why it may not."""
+Decision = DecisionOver[RuleBook, StoredRule]
 
 
 def creation(rule: Rule, created_at: datetime, *, limit: int) -> Decision:
@@ -129,7 +120,7 @@ def deletion(rule_id: str) -> Decision:
     return partial(_delete, rule_id)
 
 
-def _create(rule: Rule, created_at: datetime, limit: int, rules: RuleBook) -> Amendment:
+def _create(rule: Rule, created_at: datetime, limit: int, rules: RuleBook) -> Amendment[StoredRule]:
     check_rule(rule)
     if len(rules.custom) >= limit:
         raise AlertRuleLimitReached(
@@ -138,7 +129,7 @@ def _create(rule: Rule, created_at: datetime, limit: int, rules: RuleBook) -> Am
     return Amendment(None, StoredRule(rule, 0, created_at))
 
 
-def _update(rule_id: str, fields: Mapping[str, Any], rules: RuleBook) -> Amendment:
+def _update(rule_id: str, fields: Mapping[str, Any], rules: RuleBook) -> Amendment[StoredRule]:
     before = rules.find(rule_id)
     if before.created_at is None and (forbidden := [name for name in fields if name not in _CHANGEABLE]):
         raise InvalidRequest(details=[Detail(name, "Cannot be changed on a built-in rule") for name in forbidden])
@@ -147,7 +138,7 @@ def _update(rule_id: str, fields: Mapping[str, Any], rules: RuleBook) -> Amendme
     return Amendment(before, replace(before, rule=rule))
 
 
-def _delete(rule_id: str, rules: RuleBook) -> Amendment:
+def _delete(rule_id: str, rules: RuleBook) -> Amendment[StoredRule]:
     before = rules.find(rule_id)
     if before.created_at is None:
         raise Conflict("A built-in rule cannot be deleted; it can be disabled.")
@@ -158,23 +149,25 @@ def _delete(rule_id: str, rules: RuleBook) -> Amendment:
 
 
 def rule_change(
-    project_no: int, decide: Decision, *, by: UUID, event_id: bytes, now: datetime
+    project_no: int, decide: Decision, *, by: UUID, event_id: bytes, now: Moment
 ) -> AuditedChange[StoredRule | None]:
     """One change of one project's rules, as the work of a transaction: the rule as it is then, ``None`` once it is
     removed. ``by`` is the id of the key that asks for it."""
 
-    def change(conn: Connection, head: Head) -> tuple[StoredRule | None, Mapping[str, Any] | None]:
+    def change(conn: Connection, head: Head, at: datetime) -> tuple[StoredRule | None, Mapping[str, Any] | None]:
         amendment = decide(read_rules(conn, project_no))
         if amendment.before == amendment.after:
             return amendment.after, None
         # The event that tells of the change has the next number; what is behind it is judged by the new version.
-        after = _write(conn, project_no, amendment, head.seq + 1, now)
+        after = _write(conn, project_no, amendment, head.seq + 1, at)
         return after, _audit_event(amendment, by)
 
     return AuditedChange(project_no, change, event_id=event_id, now=now)
 
 
-def _write(conn: Connection, project_no: int, amendment: Amendment, seq: int, now: datetime) -> StoredRule | None:
+def _write(
+    conn: Connection, project_no: int, amendment: Amendment[StoredRule], seq: int, at: datetime
+) -> StoredRule | None:
     """End the old version at ``seq`` and begin the new one there; the rule as it is stored."""
     before, after = amendment.before, amendment.after
     if before is not None:
@@ -182,7 +175,7 @@ def _write(conn: Connection, project_no: int, amendment: Amendment, seq: int, no
     if after is None:
         return None
     since_seq = seq if before is None or _counts_anew(before.rule, after.rule) else before.since_seq
-    row = _row(after.rule, since_seq, after.created_at or now)
+    row = _row(after.rule, since_seq, after.created_at or at)
     created_at = store.begin_version(conn, project_no, seq, row, new=before is None)
     return StoredRule(after.rule, since_seq, after.created_at and created_at)
 
@@ -210,13 +203,10 @@ def _row(rule: Rule, since_seq: int, created_at: datetime) -> AlertRuleRow:
     )
 
 
-def _audit_event(amendment: Amendment, by: UUID) -> dict[str, Any]:
-    before, after = amendment.before, amendment.after
-    stored = after or before
-    if stored is None:
-        raise ValueError("a change of nothing is none")
-    rule = stored.rule
-    return audit_event("alert_rule", rule.id, rule.name, _settings(before), _settings(after), by)
+def _audit_event(amendment: Amendment[StoredRule], by: UUID) -> dict[str, Any]:
+    rule = amendment.subject.rule
+    before, after = _settings(amendment.before), _settings(amendment.after)
+    return audit_event("alert_rule", rule.id, rule.name, before, after, by)
 
 
 def _settings(stored: StoredRule | None) -> dict[str, Any] | None:

@@ -16,14 +16,18 @@ from logstitch.detection.alerts import TRANSITIONS, Alert, AlertStatus
 from logstitch.detection.rules import GroupBy, Severity
 from logstitch.errors import Conflict, NotFound
 from logstitch.ids import IdKind, UlidMint, id_text
-from logstitch.recording.audit import AuditedChange, audit_event
+from logstitch.recording.audit import AuditedChange, Moment, audit_event
 from logstitch.recording.outbox import announce
 from logstitch.store import alert_log as store
 from logstitch.store.alert_log import AlertRow
 from logstitch.store.database import Connection
 from logstitch.store.events import Head
+from logstitch.webhooks.payloads import WebhookEvent
 
-_NEWS: Final = {AlertStatus.ACKNOWLEDGED: "alert.acknowledged", AlertStatus.RESOLVED: "alert.resolved"}
+_NEWS: Final = {
+    AlertStatus.ACKNOWLEDGED: WebhookEvent.ACKNOWLEDGED,
+    AlertStatus.RESOLVED: WebhookEvent.RESOLVED,
+}
 """What webhooks are told of."""
 
 
@@ -57,7 +61,7 @@ def find_alert(conn: Connection, project_no: int, alert_id: UUID) -> Alert:
 
 
 def status_change(
-    project: tuple[int, UUID], alert_id: UUID, status: AlertStatus, *, by: UUID, event_id: bytes, now: datetime
+    project: tuple[int, UUID], alert_id: UUID, status: AlertStatus, *, by: UUID, event_id: bytes, now: Moment
 ) -> AuditedChange[Alert]:
     """Bring an alert into a state, as the work of a transaction: the alert as it is then.
 
@@ -67,17 +71,17 @@ def status_change(
     no = project[0]
     mint = UlidMint()  # The transaction has a thread of its own, and a mint must not be shared between threads.
 
-    def change(conn: Connection, head: Head) -> tuple[Alert, Mapping[str, Any] | None]:
+    def change(conn: Connection, head: Head, at: datetime) -> tuple[Alert, Mapping[str, Any] | None]:
         row = store.find_alert(conn, no, alert_id)
         if row is None:
             raise NotFound("There is no such alert.")
         before = AlertStatus(row.status)
         if (before, status) not in TRANSITIONS:
             raise Conflict(f"The alert is {before.value}, and cannot become {status.value}.")
-        after = _moved(row, status, now)
+        after = _moved(row, status, at)
         store.save_status(conn, no, after)
         alert = alert_of(after)
-        announce(conn, project, _NEWS[status], [alert], mint=mint, now=now)
+        announce(conn, project, _NEWS[status], [alert], mint=mint, now=at)
         told = audit_event(
             "alert",
             id_text(IdKind.ALERT, alert.id.bytes),
@@ -92,7 +96,8 @@ def status_change(
 
 
 def _moved(row: AlertRow, status: AlertStatus, now: datetime) -> AlertRow:
-    """The alert in another state, since ``now``: to the millisecond, as it is shown, and never before its last one."""
+    """The alert in another state, since ``now``: to the millisecond, as it is shown, and never before its last one,
+    whose time may be of another process, with a clock that is ahead."""
     at = max(now.replace(microsecond=now.microsecond // 1000 * 1000), row.acknowledged_at or row.triggered_at)
     if status is AlertStatus.ACKNOWLEDGED:
         return replace(row, status=status.value, acknowledged_at=at)

@@ -8,6 +8,7 @@ does not go through redaction: what it holds are settings, which a rule must not
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 from uuid import UUID
@@ -18,23 +19,46 @@ from logstitch.recording.commit import GroupCommit, PreparedBatch, Recorded
 from logstitch.recording.preparation import Preparation
 from logstitch.store import events, projects
 from logstitch.store.database import Connection
+from logstitch.times import to_ms
 
 R = TypeVar("R")
+S = TypeVar("S")
 
-Moment = datetime | Callable[[], datetime]
-"""A time, or what tells the time when it is asked."""
+Moment = Callable[[], datetime]
+"""What tells the time when it is asked."""
 
-Change = Callable[[Connection, events.Head], tuple[R, Mapping[str, Any] | None]]
-"""Reads, decides and writes under the project's head row. Returns its result and the event that tells of it, or
-``None`` where nothing had to be changed. The event's ``seq`` will be ``head.seq + 1``."""
+Change = Callable[[Connection, events.Head, datetime], tuple[R, Mapping[str, Any] | None]]
+"""Reads, decides and writes under the project's head row, at the time that it is given. Returns its result and the
+event that tells of it, or ``None`` where nothing had to be changed. The event's ``seq`` will be ``head.seq + 1``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Amendment(Generic[R]):
+    """One rule, tier or the like before and after: ``None`` before it is made, and after it is removed."""
+
+    before: R | None
+    after: R | None
+
+    @property
+    def subject(self) -> R:
+        """What is changed: as it is then, or as it was until it was removed."""
+        if self.after is not None:
+            return self.after
+        if self.before is not None:
+            return self.before
+        raise ValueError("a change of nothing is none")
+
+
+DecisionOver = Callable[[S], Amendment[R]]
+"""What is to change of what is there (``S``), or the error that says why it may not."""
 
 
 class AuditedChange(Generic[R]):
     """One change of one project. ``run`` is the work of a transaction, and may be run again after one of which nobody
     knows whether it was committed.
 
-    ``event_id`` is a fresh id of 16 bytes, and ``now`` the time. Where ``now`` is a clock, it is asked under the head
-    row, and the id begins with that time: so events are in the order of the changes, however long these had to wait.
+    ``now`` is asked under the head row, and ``event_id``, a fresh id of 16 bytes, then made to begin with that time: so
+    events are in the order of the changes, however long these had to wait.
     """
 
     def __init__(self, project_no: int, change: Change[R], *, event_id: bytes, now: Moment) -> None:
@@ -51,11 +75,10 @@ class AuditedChange(Generic[R]):
         if self._attempt is not None and events.has_event(conn, no, as_uuid(self._event_id)):
             return self._attempt[0]
         self._attempt = None
-        now = self._now if isinstance(self._now, datetime) else self._now()
-        received_at_ms = int(now.timestamp() * 1000)
-        if now is not self._now:
-            self._event_id = received_at_ms.to_bytes(6, "big") + self._event_id[6:]
-        result, event = self._change(conn, head)
+        now = self._now()
+        received_at_ms = to_ms(now)
+        self._event_id = received_at_ms.to_bytes(6, "big") + self._event_id[6:]
+        result, event = self._change(conn, head, now)
         if event is not None:
             self._record(conn, event, received_at_ms)
             self._attempt = (result,)
@@ -69,7 +92,8 @@ class AuditedChange(Generic[R]):
         )
         # Read again, since the change may be one of the redaction rules' version.
         head, _ = events.lock_head(conn, no)
-        batch = PreparedBatch(prepared, False, received_at_ms, None, head.rules_version)
+        # What the service records itself is none of the events that a plan counts.
+        batch = PreparedBatch(prepared, False, received_at_ms, None, head.rules_version, of_today=False)
         (outcome,) = GroupCommit(no).run(conn, [batch])
         if not isinstance(outcome, Recorded):
             raise TypeError(f"a change was not recorded: {type(outcome).__name__}")
@@ -82,12 +106,14 @@ def audit_event(
     before: Mapping[str, Any] | None,
     after: Mapping[str, Any] | None,
     by: UUID,
+    *,
+    verb: str | None = None,
 ) -> dict[str, Any]:
     """The event that tells of a change of a resource such as ``redaction_rule``: its fields before and after, ``None``
-    before it is made and after it is removed. ``by`` is the key that asked for it."""
-    if before is None and after is None:
-        raise ValueError("a change of nothing is none")
-    verb = "created" if before is None else "deleted" if after is None else "updated"
+    before it is made and after it is removed. ``by`` is the key that asked for it. ``verb`` says what was done, where
+    that has a better name than created, updated or deleted."""
+    if verb is None:
+        verb = "created" if before is None else "deleted" if after is None else "updated"
     old, new = before or {}, after or {}
     return {
         "action": f"logstitch.{resource}.{verb}",

@@ -25,13 +25,14 @@ from logstitch.recording.audit import audit_event
 from logstitch.recording.commit import GroupCommit, PreparedBatch, Recorded, StaleRules
 from logstitch.recording.preparation import Preparation, PreparedEvent
 from logstitch.recording.streams import ended
-from logstitch.redaction.engine import MAX_PART, Change, RuleSet, slices
+from logstitch.redaction.engine import Change, RuleSet, key_path, slices
 from logstitch.redaction.turns import result_of
 from logstitch.sections import SECTIONS
 from logstitch.store import events as project_events
 from logstitch.store import streams as store
 from logstitch.store.database import Connection
 from logstitch.store.streams import EventRow, StreamRow
+from logstitch.times import to_ms
 
 PIECE_EVENTS: Final = 50
 """Events that are redacted together: half of what a request may hold, so each has the time that a request's has."""
@@ -159,9 +160,9 @@ def _walk(old: Any, new: Any, path: str, place: str, wanted: set[str]) -> Iterab
         below = new.items() if same else ((None, None) for _ in old)
         for (key, value), (name, changed) in zip(old.items(), below, strict=True):
             if name is None:
-                yield from _walk(value, None, _join(path, key), place, wanted)
+                yield from _walk(value, None, key_path(path, key), place, wanted)
             else:
-                yield from _walk(value, changed, _join(path, key), _join(place, name), wanted)
+                yield from _walk(value, changed, key_path(path, key), key_path(place, name), wanted)
     elif type(old) is list:
         same = type(new) is list
         for index, value in enumerate(old):
@@ -169,10 +170,6 @@ def _walk(old: Any, new: Any, path: str, place: str, wanted: set[str]) -> Iterab
                 yield from _walk(value, new[index], f"{path}.{index}", f"{place}.{index}", wanted)
             else:
                 yield from _walk(value, None, f"{path}.{index}", place, wanted)
-
-
-def _join(path: str, key: str) -> str:
-    return f"{path}.{key}" if len(key) <= MAX_PART else f"{path}.{key[:MAX_PART]}…"
 
 
 # -- the transaction ------------------------------------------------------------------------------------------------
@@ -257,16 +254,16 @@ class StreamClaim:
         order = self._order
         # The first half of the digest: whoever has the token can find the event, and nobody finds the token.
         after = {"status": "claimed", "events_migrated": claimed.migrated, "duplicates": claimed.duplicates}
-        told = audit_event("stream", order.digest[:16].hex(), "Anonymous stream", {"status": "active"}, after, order.by)
-        event = told | {"action": "logstitch.stream.claimed"}
+        stream_id, before = order.digest[:16].hex(), {"status": "active"}
+        event = audit_event("stream", stream_id, "Anonymous stream", before, after, order.by, verb="claimed")
         (prepared,) = Preparation(None).prepare(
             [IncomingEvent(event, None)], [event], [()], received_at_ms=self._now_ms, ids=[order.audit_id]
         )
-        batch = PreparedBatch([prepared], False, self._now_ms, None, self._rules.version)
+        batch = PreparedBatch([prepared], False, self._now_ms, None, self._rules.version, of_today=False)
         (outcome,) = GroupCommit(order.project_no).run(conn, [batch])
         if not isinstance(outcome, Recorded):
             raise TypeError(f"a claim was not recorded: {type(outcome).__name__}")
 
     @property
     def _now_ms(self) -> int:
-        return int(self._order.now.timestamp() * 1000)
+        return to_ms(self._order.now)

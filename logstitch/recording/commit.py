@@ -28,6 +28,7 @@ from logstitch.recording.preparation import PreparedEvent, keyed_digest
 from logstitch.search.segments import SEGMENT_EVENTS, lexeme_prefix, segment_of
 from logstitch.store import events, streams
 from logstitch.store.database import Connection
+from logstitch.times import from_ms
 
 MAX_KNOWN_TENANTS = 20_000
 """Log heads kept between groups: about 10 MB. Beyond it all are forgotten and read again."""
@@ -281,4 +282,4 @@ def _over_limit(limit: int, received_at_ms: int) -> DailyEventLimitReached:
 
 
 def _utc_day(at_ms: int) -> date:
-    return datetime.fromtimestamp(at_ms / 1000, UTC).date()
+    return from_ms(at_ms).date()

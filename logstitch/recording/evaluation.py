@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -25,6 +25,7 @@ from logstitch.recording.outbox import announce
 from logstitch.store import alerts as store
 from logstitch.store.alerts import Lease, NewAlert
 from logstitch.store.database import Connection
+from logstitch.times import from_ms, to_ms
 from logstitch.webhooks.payloads import WebhookEvent
 
 PAGE_FACTS: Final = 2_000
@@ -41,7 +42,6 @@ FIRED_PAGE: Final = 5_000
 RULE_ACTIONS: Final = frozenset(f"logstitch.alert_rule.{verb}" for verb in ("created", "updated", "deleted"))
 """What the events are called that tell of a change of rules."""
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SEARCHED: Final = 256
 """Events that are read in vain are cheaper than the search for a better place to begin."""
 
@@ -228,7 +228,7 @@ def alerts_of(firings: Sequence[Firing], mint: UlidMint) -> list[tuple[Alert, in
                 event_ids=tuple(map(as_uuid, firing.event_ids)),
                 threshold=firing.rule.threshold,
                 window_seconds=firing.rule.window_seconds,
-                triggered_at=_EPOCH + timedelta(milliseconds=firing.triggered_at_ms),
+                triggered_at=from_ms(firing.triggered_at_ms),
                 acknowledged_at=None,
                 resolved_at=None,
             ),
@@ -288,7 +288,7 @@ def _new_alert(alert: Alert, seq: int) -> NewAlert:
         threshold=alert.threshold,
         window_seconds=alert.window_seconds,
         seq=seq,
-        triggered_at_ms=(alert.triggered_at - _EPOCH) // timedelta(milliseconds=1),
+        triggered_at_ms=to_ms(alert.triggered_at),
     )
 
 

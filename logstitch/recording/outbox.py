@@ -18,7 +18,8 @@ from logstitch.model import Plan
 from logstitch.store import webhooks as store
 from logstitch.store.database import Connection
 from logstitch.store.webhooks import DeliveryRow, Message
-from logstitch.webhooks.payloads import TEST, alert_body, trial_body
+from logstitch.times import to_ms
+from logstitch.webhooks.payloads import TEST, WebhookEvent, alert_body, trial_body
 from logstitch.webhooks.schedule import TRIES, DeliveryStatus
 
 NO_WEBHOOK: Final = "There is no such webhook."
@@ -27,26 +28,32 @@ _PLANS: Final = [plan.value for plan in Plan if plan.limits.webhooks]
 
 
 def announce(
-    conn: Connection, project: tuple[int, UUID], kind: str, alerts: Sequence[Alert], *, mint: UlidMint, now: datetime
+    conn: Connection,
+    project: tuple[int, UUID],
+    kind: WebhookEvent,
+    alerts: Sequence[Alert],
+    *,
+    mint: UlidMint,
+    now: datetime,
 ) -> int:
     """Tell every endpoint that wants to know what became of these alerts; returns how many deliveries that makes.
 
-    To be called in the transaction that writes the alerts. ``project`` is its number and its id, ``kind`` a
-    ``webhooks.payloads.WebhookEvent``, and ``mint`` the caller's own. On a plan without webhooks nobody is told.
+    To be called in the transaction that writes the alerts. ``project`` is its number and its id, and ``mint`` the
+    caller's own. On a plan without webhooks nobody is told.
     """
     project_no, project_id = project
-    listeners = store.hold_listeners(conn, project_no, str(kind), _PLANS) if alerts else []
+    listeners = store.hold_listeners(conn, project_no, kind, _PLANS) if alerts else []
     messages: list[Message] = []
     wanted: list[tuple[int, UUID]] = []
     for alert in alerts:
         told = [webhook_id for webhook_id, least in listeners if alert.severity.rank >= Severity(least).rank]
         if told:
             wanted += [(len(messages), webhook_id) for webhook_id in told]
-            messages.append(Message(alert.id, alert_body(str(kind), project_id, alert, now)))
+            messages.append(Message(alert.id, alert_body(kind, project_id, alert, now)))
     if wanted:
-        ids = mint.mint(len(wanted), int(now.timestamp() * 1000))
+        ids = mint.mint(len(wanted), to_ms(now))
         deliveries = [(as_uuid(id16), webhook_id, index) for id16, (index, webhook_id) in zip(ids, wanted, strict=True)]
-        store.insert_deliveries(conn, project_no, str(kind), messages, deliveries, tries=TRIES, now=now)
+        store.insert_deliveries(conn, project_no, kind, messages, deliveries, tries=TRIES, now=now)
     return len(wanted)
 
 

@@ -6,14 +6,15 @@ A change raises the version of the rules under the project's head row, where who
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
 from logstitch.errors import Conflict, Detail, InvalidRequest, NotFound
-from logstitch.recording.audit import AuditedChange, Moment, audit_event
+from logstitch.recording.audit import Amendment, AuditedChange, DecisionOver, Moment, audit_event
 from logstitch.redaction.engine import RuleSet
 from logstitch.redaction.rules import (
     BUILTINS,
@@ -106,16 +107,7 @@ def name_of(rule: Rule) -> str:
 # -- what may be changed, decided over the rules as they are --------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Amendment:
-    """One rule before and after: ``None`` before it is made, and after it is removed."""
-
-    before: Rule | None
-    after: Rule | None
-
-
-Decision = Callable[[RuleBook], Amendment]
-"""What is to change, or the error that says why it may not."""
+Decision = DecisionOver[RuleBook, Rule]
 
 
 def creation(row: RuleRow) -> Decision:
@@ -133,14 +125,14 @@ def deletion(rule_id: str) -> Decision:
     return partial(_delete, rule_id)
 
 
-def _create(row: RuleRow, rules: RuleBook) -> Amendment:
+def _create(row: RuleRow, rules: RuleBook) -> Amendment[Rule]:
     check_rule(custom_rule(row))
     if len(rules.custom) >= MAX_CUSTOM:
         raise Conflict(f"The project has {MAX_CUSTOM} custom redaction rules, and may not have more.")
     return Amendment(None, row)
 
 
-def _update(rule_id: str, fields: Mapping[str, Any], rules: RuleBook) -> Amendment:
+def _update(rule_id: str, fields: Mapping[str, Any], rules: RuleBook) -> Amendment[Rule]:
     before = rules.find(rule_id)
     after: Rule
     if isinstance(before, RuleRow):
@@ -153,7 +145,7 @@ def _update(rule_id: str, fields: Mapping[str, Any], rules: RuleBook) -> Amendme
     return Amendment(before, after)
 
 
-def _delete(rule_id: str, rules: RuleBook) -> Amendment:
+def _delete(rule_id: str, rules: RuleBook) -> Amendment[Rule]:
     before = rules.find(rule_id)
     if isinstance(before, BuiltinState):
         raise Conflict("A built-in rule cannot be deleted; it can be disabled.")
@@ -168,13 +160,13 @@ class Amended:
     """What a change came to: the rules after it, and what of them is new."""
 
     rules: RuleBook
-    amendment: Amendment
+    amendment: Amendment[Rule]
 
 
 def rule_change(project_no: int, decide: Decision, *, by: UUID, event_id: bytes, now: Moment) -> AuditedChange[Amended]:
     """One change of one project's rules, as the work of a transaction. ``by`` is the id of the key that asks for it."""
 
-    def change(conn: Connection, head: Head) -> tuple[Amended, Mapping[str, Any] | None]:
+    def change(conn: Connection, head: Head, at: datetime) -> tuple[Amended, Mapping[str, Any] | None]:
         rules = read_rules(conn, project_no)
         amendment = decide(rules)
         if amendment.before == amendment.after:
@@ -186,7 +178,7 @@ def rule_change(project_no: int, decide: Decision, *, by: UUID, event_id: bytes,
     return AuditedChange(project_no, change, event_id=event_id, now=now)
 
 
-def _write(conn: Connection, project_no: int, amendment: Amendment) -> Amendment:
+def _write(conn: Connection, project_no: int, amendment: Amendment[Rule]) -> Amendment[Rule]:
     """Bring the tables to what the amendment says; the amendment, with what the database decides filled in."""
     before, after = amendment.before, amendment.after
     if isinstance(after, BuiltinState):
@@ -204,12 +196,10 @@ def _write(conn: Connection, project_no: int, amendment: Amendment) -> Amendment
     return amendment
 
 
-def _audit_event(amendment: Amendment, by: UUID) -> dict[str, Any]:
-    before, after = amendment.before, amendment.after
-    rule = after or before
-    if rule is None:
-        raise ValueError("a change of nothing is none")
-    return audit_event("redaction_rule", id_of(rule), name_of(rule), _fields(before), _fields(after), by)
+def _audit_event(amendment: Amendment[Rule], by: UUID) -> dict[str, Any]:
+    rule = amendment.subject
+    before, after = _fields(amendment.before), _fields(amendment.after)
+    return audit_event("redaction_rule", id_of(rule), name_of(rule), before, after, by)
 
 
 def _fields(rule: Rule | None) -> dict[str, Any] | None:

@@ -39,6 +39,7 @@ from logstitch.store import streams as store
 from logstitch.store.database import Connection
 from logstitch.store.streams import NewEvent, NewStream, StreamRow, Totals
 from logstitch.streams import ALL_BYTES, ALL_STREAMS, DAILY_EVENTS, STREAM_BYTES, StreamStatus
+from logstitch.times import from_ms
 
 ROW_BYTES: Final = 200
 """What an event counts for beyond its text: its other columns, and its places in two indexes."""
@@ -72,6 +73,7 @@ class StreamEvent(NamedTuple):
     sent: bytes
     """Canonical JSON of the event as it was sent, where it has an idempotency key. It is nowhere stored."""
     redacted_count: int
+    """Field values that redaction changed, on record or not."""
 
     @property
     def size(self) -> int:
@@ -100,7 +102,7 @@ def prepare_stream_event(
         canonical(records).decode() if records else None,
         None if key is None else sha256(key.encode()).digest()[:16],
         b"" if key is None else canonical(incoming.raw),
-        len(changes),
+        sum(change.values for change in changes),
     )
 
 
@@ -166,7 +168,7 @@ class StreamCommit:
         self._ceiling = ceiling
         first = {batch.digest: batch for batch in reversed(batches)}
         self._new = [
-            NewStream(digest, os.urandom(32), _moment(batch.received_at_ms)) for digest, batch in sorted(first.items())
+            NewStream(digest, os.urandom(32), from_ms(batch.received_at_ms)) for digest, batch in sorted(first.items())
         ]
         self._attempt: _Attempt | None = None
 
@@ -220,7 +222,7 @@ class _Group:
     def admit(self, batch: StreamBatch, digest: Any) -> Outcome:
         """Take the batch as a whole, or say why not."""
         row = self._rows[batch.digest]
-        now = _moment(batch.received_at_ms)
+        now = from_ms(batch.received_at_ms)
         if (refusal := ended(row, now)) is not None:
             return refusal
         known = self.known.setdefault(row.no, {})
@@ -347,8 +349,3 @@ def _count(row: StreamRow, now: datetime, count: int, size: int) -> StreamRow:
 
 def _events_of_day(row: StreamRow, now: datetime) -> int:
     return 0 if now.date() > row.day else row.day_events
-
-
-def _moment(ms: int) -> datetime:
-    # Exactly: a float of seconds is off by microseconds.
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=ms)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Any
 from uuid import UUID
 
 from logstitch.errors import Conflict, NotFound
-from logstitch.recording.audit import AuditedChange, audit_event
+from logstitch.recording.audit import Amendment, AuditedChange, DecisionOver, Moment, audit_event
 from logstitch.store import tiers as store
 from logstitch.store.database import Connection
 from logstitch.store.events import Head
@@ -19,17 +19,7 @@ from logstitch.viewing.tiers import MAX_TIERS, Tier, check_tier
 
 RESOURCE = "tier"
 
-
-@dataclass(frozen=True, slots=True)
-class Amendment:
-    """One tier before and after: ``None`` before it is made, and after it is removed."""
-
-    before: Tier | None
-    after: Tier | None
-
-
-Decision = Callable[[list[Tier]], Amendment]
-"""What is to change of a project's tiers, or the error that says why it may not."""
+Decision = DecisionOver[list[Tier], Tier]
 
 
 def creation(tier: Tier) -> Decision:
@@ -47,7 +37,7 @@ def deletion(tier_id: UUID) -> Decision:
     return partial(_delete, tier_id)
 
 
-def _create(tier: Tier, tiers: list[Tier]) -> Amendment:
+def _create(tier: Tier, tiers: list[Tier]) -> Amendment[Tier]:
     check_tier(tier)
     if len(tiers) >= MAX_TIERS:
         raise Conflict(f"The project has {MAX_TIERS} tiers, as many as it may have.")
@@ -55,7 +45,7 @@ def _create(tier: Tier, tiers: list[Tier]) -> Amendment:
     return Amendment(None, tier)
 
 
-def _update(tier_id: UUID, fields: Mapping[str, Any], tiers: list[Tier]) -> Amendment:
+def _update(tier_id: UUID, fields: Mapping[str, Any], tiers: list[Tier]) -> Amendment[Tier]:
     before = _find(tier_id, tiers)
     after = replace(before, **fields)
     check_tier(after)
@@ -63,7 +53,7 @@ def _update(tier_id: UUID, fields: Mapping[str, Any], tiers: list[Tier]) -> Amen
     return Amendment(before, after)
 
 
-def _delete(tier_id: UUID, tiers: list[Tier]) -> Amendment:
+def _delete(tier_id: UUID, tiers: list[Tier]) -> Amendment[Tier]:
     return Amendment(_find(tier_id, tiers), None)
 
 
@@ -80,12 +70,12 @@ def _check_name(tier: Tier, tiers: list[Tier]) -> None:
 
 
 def tier_change(
-    project_no: int, decide: Decision, *, by: UUID, event_id: bytes, now: datetime
+    project_no: int, decide: Decision, *, by: UUID, event_id: bytes, now: Moment
 ) -> AuditedChange[Tier | None]:
     """One change of one project's tiers, as the work of a transaction: the tier as it is then, ``None`` once it is
     removed. ``by`` is the id of the key that asks for it."""
 
-    def change(conn: Connection, _: Head) -> tuple[Tier | None, Mapping[str, Any] | None]:
+    def change(conn: Connection, head: Head, at: datetime) -> tuple[Tier | None, Mapping[str, Any] | None]:
         amendment = decide(list_tiers(conn, project_no))
         before, after = amendment.before, amendment.after
         if before == after:
@@ -116,10 +106,8 @@ def _row(tier: Tier) -> TierRow:
     return TierRow(tier.id, tier.name, tier.categories, tier.actions, tier.hidden_fields, tier.created_at)
 
 
-def _audit_event(amendment: Amendment, by: UUID) -> dict[str, Any]:
-    tier = amendment.after or amendment.before
-    if tier is None:
-        raise ValueError("a change of nothing is none")
+def _audit_event(amendment: Amendment[Tier], by: UUID) -> dict[str, Any]:
+    tier = amendment.subject
     before, after = _settings(amendment.before), _settings(amendment.after)
     return audit_event(RESOURCE, str(tier.id), tier.name, before, after, by)
 

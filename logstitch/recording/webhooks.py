@@ -16,7 +16,7 @@ from uuid import UUID
 
 from logstitch.errors import Conflict, NotFound
 from logstitch.ids import IdKind, id_text
-from logstitch.recording.audit import AuditedChange, audit_event
+from logstitch.recording.audit import AuditedChange, Moment, audit_event
 from logstitch.recording.outbox import NO_WEBHOOK
 from logstitch.store import webhooks as store
 from logstitch.store.database import Connection
@@ -36,11 +36,11 @@ _RESOURCE: Final = "webhook"
 
 
 def creation(
-    project_no: int, row: WebhookRow, secret: bytes, *, by: UUID, event_id: bytes, now: datetime
+    project_no: int, row: WebhookRow, secret: bytes, *, by: UUID, event_id: bytes, now: Moment
 ) -> AuditedChange[WebhookRow]:
     """Add an endpoint. Raises ``Conflict`` when there are as many as there may be."""
 
-    def change(conn: Connection, head: Head) -> tuple[WebhookRow, Mapping[str, Any]]:
+    def change(conn: Connection, head: Head, at: datetime) -> tuple[WebhookRow, Mapping[str, Any]]:
         if store.count_webhooks(conn, project_no) >= MAX_WEBHOOKS:
             raise Conflict(f"The project has {MAX_WEBHOOKS} webhooks, and may not have more.")
         store.insert_webhook(conn, project_no, row, secret)
@@ -50,14 +50,14 @@ def creation(
 
 
 def update(
-    project_no: int, webhook_id: UUID, fields: Mapping[str, Any], *, by: UUID, event_id: bytes, now: datetime
+    project_no: int, webhook_id: UUID, fields: Mapping[str, Any], *, by: UUID, event_id: bytes, now: Moment
 ) -> AuditedChange[WebhookRow]:
     """Set these of ``url, description, min_severity, events, enabled``. Raises ``NotFound``.
 
     Enabling it, or another URL, forgets its failures. Disabling it cancels what it was still to be told.
     """
 
-    def change(conn: Connection, head: Head) -> tuple[WebhookRow, Mapping[str, Any] | None]:
+    def change(conn: Connection, head: Head, at: datetime) -> tuple[WebhookRow, Mapping[str, Any] | None]:
         before = _locked(conn, project_no, webhook_id)
         after = replace(before, **fields)
         if after.enabled:
@@ -75,24 +75,22 @@ def update(
 
 
 def rotation(
-    project_no: int, webhook_id: UUID, secret: bytes, *, by: UUID, event_id: bytes, now: datetime
+    project_no: int, webhook_id: UUID, secret: bytes, *, by: UUID, event_id: bytes, now: Moment
 ) -> AuditedChange[WebhookRow]:
     """Give it another secret, beside which the former one signs for a day. Raises ``NotFound``."""
 
-    def change(conn: Connection, head: Head) -> tuple[WebhookRow, Mapping[str, Any]]:
+    def change(conn: Connection, head: Head, at: datetime) -> tuple[WebhookRow, Mapping[str, Any]]:
         row = _locked(conn, project_no, webhook_id)
         store.rotate_secret(conn, project_no, webhook_id, secret, OVERLAP)
-        return row, _event(row, {}, {"secret_rotated_at": format_moment(now)}, by)
+        return row, _event(row, {}, {"secret_rotated_at": format_moment(at)}, by)
 
     return AuditedChange(project_no, change, event_id=event_id, now=now)
 
 
-def deletion(
-    project_no: int, webhook_id: UUID, *, by: UUID, event_id: bytes, now: datetime
-) -> AuditedChange[WebhookRow]:
+def deletion(project_no: int, webhook_id: UUID, *, by: UUID, event_id: bytes, now: Moment) -> AuditedChange[WebhookRow]:
     """Remove it, and cancel what it was still to be told. Raises ``NotFound``."""
 
-    def change(conn: Connection, head: Head) -> tuple[WebhookRow, Mapping[str, Any]]:
+    def change(conn: Connection, head: Head, at: datetime) -> tuple[WebhookRow, Mapping[str, Any]]:
         row = _locked(conn, project_no, webhook_id)
         store.delete_webhook(conn, project_no, webhook_id)
         store.cancel_deliveries(conn, project_no, webhook_id)

@@ -14,7 +14,7 @@ from logstitch.redaction.folding import encode, fold
 Replace = Callable[[str], str]
 """From the matched text, as it was sent, to what takes its place."""
 
-_LAST_DIGITS = re.compile(r"[^0-9]")
+_NO_DIGIT = re.compile(r"[^0-9]")
 STARS: Final = "****"
 _KEPT: Final = 4
 _LONG_ENOUGH: Final = 8
@@ -27,7 +27,7 @@ def mask_text(text: str) -> str:
 
 
 def _last_four_digits(before: str) -> Replace:
-    return lambda text: before + _LAST_DIGITS.sub("", fold(text))[-_KEPT:]
+    return lambda text: before + _NO_DIGIT.sub("", fold(text))[-_KEPT:]
 
 
 def _mask_email(text: str) -> str:

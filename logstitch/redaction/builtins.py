@@ -109,7 +109,6 @@ _ISSUERS: Final = (
     (9860, 9860, (16,)),  # Humo
 )
 _MIN_CARD: Final = 13
-_MAX_CARD: Final = 19
 
 
 def _lengths_by_prefix() -> dict[bytes, tuple[int, ...]]:

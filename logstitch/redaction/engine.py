@@ -61,6 +61,7 @@ MAX_RECORDS: Final = 1000
 MAX_RECORD_BYTES: Final = 16 * 1024
 """Of the paths in an event's records, which are stored with it, and of the rules beyond the first in each."""
 MAX_PART: Final = 200
+"""Characters of a key in a record."""
 
 _MIN_INTEGER: Final = 10 ** (MIN_DIGITS - 1)
 _PIECE: Final = 4096
@@ -462,7 +463,7 @@ class _Job:
                 ids += tuple(rule_id for rule_id in replaced.rules if rule_id not in ids)
                 same = False
             elif kind is dict or kind is list:
-                inner = yield from self._value(item, _join(path, shown), below, hits, records, _NONE)
+                inner = yield from self._value(item, key_path(path, shown), below, hits, records, _NONE)
                 if inner is not item:
                     item, same = inner, False
             elif (hit := _hit(item, hits)) is not None:
@@ -471,7 +472,7 @@ class _Job:
                 ids += tuple(rule_id for rule_id in hit.rules if rule_id not in ids)
                 same = False
             if ids:
-                records.add(_join(path, shown), ids)
+                records.add(key_path(path, shown), ids)
                 same = False
             new[shown] = item
         return value if same else new
@@ -650,5 +651,6 @@ def _hit(value: Any, hits: Mapping[str, Redacted]) -> Redacted | None:
     return None
 
 
-def _join(path: str, key: str) -> str:
+def key_path(path: str, key: str) -> str:
+    """The path on record of what is under ``key`` in the object at ``path``: a long key is cut."""
     return f"{path}.{key}" if len(key) <= MAX_PART else f"{path}.{key[:MAX_PART]}…"

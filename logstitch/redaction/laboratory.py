@@ -27,7 +27,7 @@ from logstitch.frames import frame, read_frame, write_frame
 from logstitch.redaction.behaviors import text_of
 from logstitch.redaction.builtins import compile_re2
 from logstitch.redaction.definitions import Behavior, CustomRule, RuleType
-from logstitch.redaction.engine import MAX_PART, Redaction, RuleSet, redact, slices
+from logstitch.redaction.engine import Redaction, RuleSet, key_path, redact, slices
 from logstitch.redaction.rules import compile_rules, pattern_finder
 from logstitch.redaction.texts import TextRule
 from logstitch.redaction.turns import if_quick, result_of
@@ -206,7 +206,7 @@ def _walk(path: str, before: Any, after: Any) -> Iterator[Difference]:
         return
     if type(before) is dict and type(after) is dict:
         for (key, old), (name, new) in zip(before.items(), after.items(), strict=True):
-            below = f"{path}.{name}" if len(name) <= MAX_PART else f"{path}.{name[:MAX_PART]}…"
+            below = key_path(path, name)
             found = list(_walk(below, old, new))
             if key != name and not any(difference.path == below for difference in found):
                 yield Difference(below, key, name)

@@ -13,7 +13,6 @@ from logstitch.redaction.budget import MAX_TEXT, MAX_UNICODE_TEXT, Budget, OverB
 from logstitch.redaction.builtins import Finder, Span
 from logstitch.redaction.definitions import LIMIT, REDACTED
 from logstitch.redaction.folding import View, views
-from logstitch.redaction.turns import result_of
 
 MAX_GROWN: Final = 1536
 MAX_GROWTH: Final = 4
@@ -34,11 +33,6 @@ class Redacted(NamedTuple):
 
     text: str
     rules: tuple[str, ...]
-
-
-def redact_text(text: str, rules: Sequence[TextRule], budget: Budget) -> Redacted | None:
-    """All of ``text_slices`` at once."""
-    return result_of(text_slices(text, rules, budget))
 
 
 def text_slices(text: str, rules: Sequence[TextRule], budget: Budget) -> Generator[None, None, Redacted | None]:

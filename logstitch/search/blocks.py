@@ -55,9 +55,6 @@ MERGE_WORDS: Final = 10_000
 MERGE_BLOCKS: Final = 512
 """Blocks of a volume's segments that are merged together: about 2 MB, and 80,000 words."""
 
-AFTER: Final = b"\xff"
-"""Sorts after every character that a word can hold: the words with a prefix are those from it up to it and this."""
-
 _LISTS: Final = 1
 _BITMAP: Final = 2
 _BITMAP_BYTES: Final = SEGMENT_EVENTS // 8

@@ -135,10 +135,10 @@ class Source(Blocks, Protocol):
 class Query:
     """What is wanted of a project's events.
 
-    ``facets``: the untagged-by-segment lexemes of the filter, one group a filter, one member of each group must be
-    present. ``words``: each must begin a word. ``checked``: the source's columns hold back events (else each is a hit).
-    ``view``: what is shown of them, to somebody who is not shown everything; the source's columns are the view's as
-    well.
+    ``facets``: the lexemes of the filter without the segment's prefix, one group a filter, one member of each group
+    must be present. ``words``: each must begin a word. ``checked``: the source's columns hold back events (else each is
+    a hit). ``view``: what is shown of them, to somebody who is not shown everything; the source's columns are the
+    view's as well.
     """
 
     project_no: int

@@ -7,7 +7,7 @@ for, and say where to go on.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -16,15 +16,13 @@ from psycopg.rows import TupleRow
 
 from logstitch.store.database import Connection
 from logstitch.store.queries import load
-from logstitch.times import MAX_MS, MIN_MS
+from logstitch.times import MAX_MS, MIN_MS, from_ms
 
 _sql = load("alert_log")
 
 MAX_WALK: Final = 20_000
 """Alerts that are looked at for one page: some 20 ms."""
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND: Final = timedelta(milliseconds=1)
 _LOWEST_ID: Final = UUID(int=0)
 
 
@@ -75,14 +73,14 @@ def list_alerts(
     from, ``None`` at the end. To be called in a snapshot."""
     end_ms = MAX_MS if wanted.end_ms is None else min(wanted.end_ms, MAX_MS)
     # The bound itself is not included; a place between two milliseconds is behind all of the first.
-    high = after or Place(_moment(end_ms) + timedelta(microseconds=999), _LOWEST_ID)
+    high = after or Place(from_ms(end_ms) + timedelta(microseconds=999), _LOWEST_ID)
     values = {
         "project_no": project_no,
         "status": wanted.status,
         "severity": wanted.severity,
         "rule_id": wanted.rule_id,
         "group_key": wanted.group_key,
-        "low": _moment(MIN_MS if wanted.start_ms is None else max(wanted.start_ms, MIN_MS)),
+        "low": from_ms(MIN_MS if wanted.start_ms is None else max(wanted.start_ms, MIN_MS)),
         "high": high.triggered_at,
         "high_id": high.id,
         "walk": walk,
@@ -121,7 +119,3 @@ def save_status(conn: Connection, project_no: int, row: AlertRow) -> None:
 def _row(row: TupleRow) -> AlertRow:
     values: list[Any] = [tuple(value) if isinstance(value, list) else value for value in row]
     return AlertRow(*values)
-
-
-def _moment(ms: int) -> datetime:
-    return _EPOCH + ms * _MILLISECOND

@@ -17,6 +17,7 @@ from uuid import UUID
 from logstitch.store.database import Connection
 from logstitch.store.queries import load
 from logstitch.store.reading import settle_plans
+from logstitch.times import to_ms
 
 _sql = load("alerts")
 
@@ -149,7 +150,7 @@ def received_at_ms(conn: Connection, project_no: int, seq: int) -> int:
     row = conn.execute(_sql.received_at, {"project_no": project_no, "seq": seq}).fetchone()
     if row is None:
         raise LookupError(f"project {project_no} has no event {seq}")
-    return int(row[0])
+    return to_ms(row[0])
 
 
 def next_claim(conn: Connection, project_no: int, after: int, through: int) -> tuple[int, int] | None:

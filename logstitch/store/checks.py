@@ -19,18 +19,12 @@ SELECT current_setting('server_version_num')::int, current_setting('server_versi
 
 @dataclass(frozen=True, slots=True)
 class DatabaseCheck:
-    """What a readiness check found out about the server. ``None`` where it could not be asked.
+    """What a readiness check found out about the server.
 
-    ``synchronous_commit`` is False only for ``off``: ``local`` and the remote levels all wait for the local disk.
     ``problems`` make the service not ready, each a sentence that names the setting; ``warnings`` do not.
     """
 
     reachable: bool
-    server_version: str | None
-    fsync: bool | None
-    synchronous_commit: bool | None
-    full_page_writes: bool | None
-    read_only: bool | None
     problems: tuple[str, ...]
     warnings: tuple[str, ...] = ()
     started_at: float | None = None
@@ -51,7 +45,7 @@ def check_server(conn: psycopg.Connection[TupleRow]) -> DatabaseCheck:
 
 def unreachable(why: str) -> DatabaseCheck:
     """What is found out about a server that does not answer."""
-    return DatabaseCheck(False, None, None, None, None, None, (f"PostgreSQL cannot be reached: {why}",))
+    return DatabaseCheck(False, (f"PostgreSQL cannot be reached: {why}",))
 
 
 def _judge_settings(
@@ -68,20 +62,10 @@ def _judge_settings(
         problems.append(f"server_version is {version}: PostgreSQL 15 or later is needed")
     if fsync == "off":
         problems.append("fsync is off: a crash of the machine loses acknowledged events")
-    if synchronous_commit == "off":
+    if synchronous_commit == "off":  # local and the remote levels all wait for the local disk
         problems.append("synchronous_commit is off: a crash of the server loses acknowledged events")
     if read_only == "on":
         problems.append("transaction_read_only is on: the server is a standby or default_transaction_read_only is set")
     if full_page_writes == "off":
         warnings.append("full_page_writes is off: safe only on storage that never tears an 8 KiB page")
-    return DatabaseCheck(
-        reachable=True,
-        server_version=version,
-        fsync=fsync != "off",
-        synchronous_commit=synchronous_commit != "off",
-        full_page_writes=full_page_writes != "off",
-        read_only=read_only == "on",
-        problems=tuple(problems),
-        warnings=tuple(warnings),
-        started_at=started_at,
-    )
+    return DatabaseCheck(True, tuple(problems), tuple(warnings), started_at)

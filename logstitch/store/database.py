@@ -93,7 +93,8 @@ class DatabaseStatistics:
     * ``waiting``: callers that wait for a slot.
     * ``in_flight``: calls that have a thread.
     * ``listening``: True while the LISTEN connection is up.
-    * ``requests``: calls of ``transact``; ``errors``: those that ended as :class:`DatabaseUnavailable`.
+    * ``requests``: calls of ``transact``, and the readiness check once a second; ``errors``: those of both that ended
+      as :class:`DatabaseUnavailable`.
     * ``retried``: times that a work function was run again; ``cut``: calls whose socket the watchdog shut down.
     * ``connections``: attempts to connect; ``connection_errors``: those that failed.
     * ``notifications_lost``: notifications that a slow listener got as one "look for yourself".

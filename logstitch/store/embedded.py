@@ -15,7 +15,7 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -102,21 +102,11 @@ class EmbeddedPostgres:
     restarts: int = 0
     adopted: bool = False
     _postmaster: Postmaster | None = None
-    _ready: trio.Event = field(default_factory=trio.Event)
 
     @property
     def pid(self) -> int | None:
         """The postmaster's process id; None while it is being started again."""
         return self._postmaster.pid if self._postmaster else None
-
-    async def wait_ready(self) -> None:
-        """Return once the server takes connections. It may have died again by then."""
-        await self._ready.wait()
-
-    def _not_ready(self) -> None:
-        # Only a set event is replaced: somebody may be waiting for the other.
-        if self._ready.is_set():
-            self._ready = trio.Event()
 
 
 @asynccontextmanager
@@ -200,7 +190,6 @@ class _Supervisor:
                 await self._handle._postmaster.wait()
             if trio.current_time() - since > HEALTHY_SECONDS:
                 failures = 0
-            self._handle._not_ready()
             self._handle._postmaster = None
             self._handle.restarts += 1
             words = await trio.to_thread.run_sync(why_not_running, self._home.data)
@@ -213,14 +202,21 @@ class _Supervisor:
                 log.warning("postgres.not_started", error=str(error))
 
     async def bound_log(self) -> None:
+        """Keep the server's log short; a disk that does not allow it is told once, and is no end of the service."""
+        told = False
         while True:
             await trio.sleep(LOG_CHECK_SECONDS)
-            await trio.to_thread.run_sync(bound_log, self._home.log, LOG_BYTES)
+            try:
+                await trio.to_thread.run_sync(bound_log, self._home.log, LOG_BYTES)
+                told = False
+            except OSError as error:
+                if not told:
+                    log.warning("postgres.log_not_bounded", error=error.strerror)
+                told = True
 
     async def stop(self, seconds: float) -> None:
         """Fast, then immediate, then killed; each with a deadline."""
         postmaster = self._handle._postmaster
-        self._handle._not_ready()
         if postmaster is None:
             return
         for sig, patience in ((signal.SIGINT, seconds), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0)):
@@ -240,7 +236,6 @@ class _Supervisor:
         self._handle._postmaster = found
         if self._same_command() and await self._until_ready(found):
             log.info("postgres.adopted", pid=found.pid)
-            self._handle._ready.set()
             return True
         # Other programs or settings than we would start it with (an upgrade, say): it makes room for ours.
         await self.stop(STOP_SECONDS)
@@ -267,7 +262,6 @@ class _Supervisor:
         ready = await self._until_ready(process)
         if ready:
             log.info("postgres.ready", pid=process.pid)
-            self._handle._ready.set()
         return ready
 
     async def _until_ready(self, postmaster: Postmaster) -> bool:

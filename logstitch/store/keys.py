@@ -72,7 +72,7 @@ def create_key(
 def authenticate(conn: Connection, digest: bytes) -> Holder | None:
     """Who holds the key with this SHA-256, revoked ones included.
 
-    The look-up compares digests of 256 random bits: its timing tells nothing of any key.
+    The look-up compares digests of keys that hold 214 random bits: its timing tells nothing of any key.
     """
     row = conn.execute(_sql.authenticate, {"digest": digest}).fetchone()
     if row is None:

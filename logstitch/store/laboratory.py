@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from operator import itemgetter
 from typing import Final
 from uuid import UUID
@@ -11,12 +11,11 @@ from uuid import UUID
 from logstitch.store.database import Connection
 from logstitch.store.queries import load
 from logstitch.store.reading import settle_plans
-from logstitch.times import MAX_MS, MIN_MS
+from logstitch.times import MAX_MS, MIN_MS, from_ms, to_ms
 
 _sql = load("laboratory")
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND: Final = timedelta(milliseconds=1)
+_SUBMILLISECOND: Final = timedelta(microseconds=999)
 _LOWEST_ID: Final = UUID(int=0)
 
 
@@ -49,18 +48,14 @@ def next_bodies(
     settle_plans(conn)
     values = {
         "project_no": project_no,
-        "low": _moment(MIN_MS if start_ms is None else max(start_ms, MIN_MS)),
+        "low": from_ms(MIN_MS if start_ms is None else max(start_ms, MIN_MS)),
         # The bound itself is not included; a place between two milliseconds is behind all of the first.
-        "high": _moment(high[0]) + (_MILLISECOND - timedelta(microseconds=1) if high[1] is None else timedelta()),
+        "high": from_ms(high[0]) + (_SUBMILLISECOND if high[1] is None else timedelta()),
         "high_id": high[1] or _LOWEST_ID,
         "events": events,
         "bytes": max_bytes,
     }
     rows = conn.cursor(binary=True).execute(_sql.next_bodies, values).fetchall()
-    found = [((at - _EPOCH) // _MILLISECOND, event_id, bytes(body)) for event_id, at, body, _ in rows]
+    found = [(to_ms(at), event_id, bytes(body)) for event_id, at, body, _ in rows]
     found.sort(key=itemgetter(0, 1), reverse=True)  # They come so, but nobody has promised it.
     return Bodies(tuple(found), not rows or len(rows) == rows[0][3] < events)
-
-
-def _moment(ms: int) -> datetime:
-    return _EPOCH + ms * _MILLISECOND

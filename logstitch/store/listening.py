@@ -147,8 +147,10 @@ class Listener:
                 finally:
                     self.connected = False
                     conn.close()
-            except psycopg.Error as error:
-                log.info("database.listener_lost", error=type(error).__name__, sqlstate=error.sqlstate)
+            except (psycopg.Error, OSError) as error:  # the latter when no descriptor is left for the watchdog's twin
+                log.info(
+                    "database.listener_lost", error=type(error).__name__, sqlstate=getattr(error, "sqlstate", None)
+                )
             await trio.sleep(pause)
             pause = min(pause * 2, LISTEN_PAUSE_LAST)
 

@@ -65,23 +65,6 @@ class Migration:
         return f"{self.number:04}_{self.name}.sql"
 
 
-@dataclass(frozen=True, slots=True)
-class MigrationStatus:
-    """How a database stands to this version of the code.
-
-    ``applied`` and ``pending`` are numbers; ``problem`` says why :func:`migrate` would refuse, or is ``None``.
-    """
-
-    applied: tuple[int, ...]
-    pending: tuple[int, ...]
-    problem: str | None
-
-    @property
-    def current(self) -> bool:
-        """True when the schema is exactly what this version of the code expects."""
-        return not self.pending and self.problem is None
-
-
 def read_migrations(directory: Traversable | None = None) -> list[Migration]:
     """The migrations in ``directory`` (default: the package's), in order.
 
@@ -132,20 +115,6 @@ def migrate(url: str, *, directory: Traversable | None = None) -> list[int]:
         finally:
             if not conn.closed:  # a lost connection has already given the lock back
                 conn.execute("SELECT pg_advisory_unlock(%s)", (ADVISORY_LOCK,))
-
-
-def status(url: str, *, directory: Traversable | None = None) -> MigrationStatus:
-    """How the database at ``url`` stands, changing nothing; synchronous. Raises like :func:`migrate`, save for what
-    it reports as ``problem``.
-    """
-    migrations = read_migrations(directory)
-    with _connect(url) as conn:
-        applied = _applied(conn) if _has_table(conn) else {}
-    return MigrationStatus(
-        applied=tuple(applied),
-        pending=tuple(migration.number for migration in migrations if migration.number not in applied),
-        problem=_find_problem(migrations, applied),
-    )
 
 
 def _find_problem(migrations: list[Migration], applied: Mapping[int, tuple[str, str]]) -> str | None:

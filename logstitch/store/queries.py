@@ -6,6 +6,19 @@ A file in ``logstitch/store/sql``, say ``events.sql``, is a sequence of blocks::
     -- Whole-line comments are dropped: psycopg would read a ``%`` in them as a placeholder.
     SELECT seq FROM project_heads WHERE project_no = %(project_no)s FOR UPDATE;
 
+What several statements of a file have to say alike stands once, before them, as a fragment, and each includes it::
+
+    -- fragment: shown
+    (%(categories)s::text[] IS NULL OR category = ANY (%(categories)s))
+    AND (%(actions)s::text[] IS NULL OR action LIKE ANY (%(actions)s))
+
+    -- name: find_shown_event
+    SELECT body FROM events WHERE project_no = %(project_no)s AND id = %(id)s
+      AND -- include: shown
+
+The first line of the fragment takes the place of the words, the others stand below, as far to the right as the line
+that includes it. A fragment may include those before it.
+
 The module beside it says ``_sql = load("events")`` and then ``_sql.lock_head``. All files are read and checked once,
 when this module is imported, so a malformed or missing one stops the program at start. An unknown name raises
 ``AttributeError`` where it is used; a test finds those beforehand by looking through the store's modules.
@@ -25,7 +38,8 @@ from typing import LiteralString
 
 from logstitch.errors import ConfigurationError
 
-_NAME_LINE = re.compile(r"--\s*name:\s*(.*?)\s*")
+_NAME_LINE = re.compile(r"--\s*(name|fragment):\s*(.*?)\s*")
+_INCLUDE = re.compile(r"(?P<before>(?P<indent>\s*)(?:(?!--).)*)--\s*include:\s*(?P<name>.*?)\s*")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 # What psycopg replaces (its manual, "Passing parameters"): %s, %b, %t, the same with (name), and %% for a percent sign.
 _PLACEHOLDER = re.compile(r"%(?:\((?P<name>[^)]*)\))?(?P<kind>.?)", re.DOTALL)
@@ -106,7 +120,8 @@ def read(directory: Traversable) -> dict[str, Queries]:
     """Read every ``*.sql`` directly inside ``directory`` (not below it: migrations are another thing), by file name.
 
     Raises :class:`ConfigurationError` naming file and line: text before the first name, a bad or repeated name, an
-    empty statement, several statements under one name, a ``%`` that psycopg would refuse or take for something else.
+    empty statement, several statements under one name, a ``%`` that psycopg would refuse or take for something else, a
+    fragment that is not there or that nothing includes.
     """
     return {
         file.name.removesuffix(".sql"): _read(file)
@@ -125,20 +140,75 @@ def _read(file: Traversable) -> Queries:
 
 
 def _parse(file: str, text: str) -> Iterator[Statement]:
-    name, source, lines = "", file, list[str]()
+    fragments = _Fragments()
+    for block in _blocks(file, text):
+        if not _NAME.fullmatch(block.name):
+            raise ConfigurationError(f"{block.source}: {block.name!r} cannot name a statement")
+        lines = [filled for source, line in block.lines for filled in fragments.fill(source, line)]
+        if block.is_fragment:
+            fragments.add(block.name, block.source, lines)
+        else:
+            yield _statement(block.name, block.source, lines)
+    fragments.check()
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """A name and what stands below it: each line with its ``file.sql:line``, comments and empty lines left out."""
+
+    is_fragment: bool
+    name: str
+    source: str
+    lines: list[tuple[str, str]]
+
+
+def _blocks(file: str, text: str) -> Iterator[_Block]:
+    block = None
     for number, line in enumerate(text.splitlines(), start=1):
+        source = f"{file}:{number}"
         if (match := _NAME_LINE.fullmatch(line.strip())) is not None:
-            if name:
-                yield _statement(name, source, lines)
-            name, source, lines = match[1], f"{file}:{number}", []
-            if not _NAME.fullmatch(name):
-                raise ConfigurationError(f"{source}: {name!r} cannot name a statement")
-        elif line.strip() and not line.lstrip().startswith("--"):
-            if not name:
-                raise ConfigurationError(f"{file}:{number}: SQL before the first '-- name:' line")
-            lines.append(line.rstrip())
-    if name:
-        yield _statement(name, source, lines)
+            if block is not None:
+                yield block
+            block = _Block(match[1] == "fragment", match[2], source, [])
+        elif line.strip() and (not line.lstrip().startswith("--") or _INCLUDE.fullmatch(line) is not None):
+            if block is None:
+                raise ConfigurationError(f"{source}: SQL before the first '-- name:' line")
+            block.lines.append((source, line.rstrip()))
+    if block is not None:
+        yield block
+
+
+class _Fragments:
+    """The fragments of a file, as far as it was read."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, list[str]] = {}
+        self._sources: dict[str, str] = {}
+        self._unused: set[str] = set()
+
+    def add(self, name: str, source: str, lines: list[str]) -> None:
+        if name in self._sources:
+            raise ConfigurationError(f"{source}: {name!r} is also at {self._sources[name]}")
+        if not lines:
+            raise ConfigurationError(f"{source}: {name!r} is empty")
+        self._lines[name], self._sources[name] = lines, source
+        self._unused.add(name)
+
+    def fill(self, source: str, line: str) -> list[str]:
+        """The line, or the lines that it makes with the fragment that it includes."""
+        match = _INCLUDE.fullmatch(line)
+        if match is None:
+            return [line]
+        if match["name"] not in self._lines:
+            raise ConfigurationError(f"{source}: no fragment before this is named {match['name']!r}")
+        self._unused.discard(match["name"])
+        first, *rest = self._lines[match["name"]]
+        return [match["before"] + first, *(match["indent"] + other for other in rest)]
+
+    def check(self) -> None:
+        """Raise for one that nothing includes: as likely as not, something should."""
+        for name in sorted(self._unused):
+            raise ConfigurationError(f"{self._sources[name]}: nothing includes {name!r}")
 
 
 def _statement(name: str, source: str, lines: list[str]) -> Statement:

@@ -7,19 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
 from logstitch.store.database import Connection
 from logstitch.store.queries import load
+from logstitch.times import MAX_MS, MIN_MS, from_ms, to_ms
 
 _sql = load("reading")
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
-_FIRST = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MILLISECOND
-_LAST = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MILLISECOND
 
 SHORT_BYTES: Final = 8192
 """Bodies up to here are read, or looked through, many at once."""
@@ -210,9 +206,9 @@ def _parameters(project_no: int, columns: Columns, within: Range) -> dict[str, o
         "actions": _list(columns.actions),
         "shown_categories": _list(columns.shown_categories),
         "shown_actions": _list(columns.shown_actions),
-        "low": _moment(within.low_ms),
+        "low": _bound(within.low_ms),
         "low_id": within.low_id,
-        "high": _moment(within.high_ms),
+        "high": _bound(within.high_ms),
         "high_id": within.high_id,
         "newest_first": within.newest_first,
     }
@@ -223,11 +219,9 @@ def _list(values: Sequence[str] | None) -> list[str] | None:
 
 
 def _row(seq: int, occurred_at: datetime, event_id: UUID) -> Row:
-    return (occurred_at - _EPOCH) // _MILLISECOND, event_id, seq
+    return to_ms(occurred_at), event_id, seq
 
 
-def _moment(ms: int) -> datetime:
-    # A bound may lie just beyond the years that datetime and events have.
-    if ms > _LAST:
-        return datetime.max.replace(tzinfo=UTC)
-    return _EPOCH + max(ms, _FIRST) * _MILLISECOND
+def _bound(ms: int) -> datetime:
+    # It may lie just beyond the years that datetime and events have.
+    return datetime.max.replace(tzinfo=UTC) if ms > MAX_MS else from_ms(max(ms, MIN_MS))

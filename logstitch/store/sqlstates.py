@@ -40,11 +40,6 @@ class Verdict:
     retry: Retry
     retry_after: int = 1
 
-    @property
-    def retryable(self) -> bool:
-        """True when the same transaction may be run again without being told to by a person."""
-        return self.retry is not Retry.NEVER
-
     def error(self) -> DatabaseUnavailable:
         """The error to raise; a new one for every call, since an exception carries its own traceback."""
         return DatabaseUnavailable(self.message, retry_after=self.retry_after)

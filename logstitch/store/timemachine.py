@@ -10,22 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
+from logstitch.store.alerts import find_head
 from logstitch.store.database import Connection
 from logstitch.store.queries import load
-from logstitch.times import MAX_MS, MIN_MS
+from logstitch.times import MAX_MS, MIN_MS, from_ms
 
 _sql = load("timemachine")
 
-MAX_ACTIONS: Final = 20_000
-"""Distinct actions of a project that are looked at to find those that matter."""
 CHUNK_BYTES: Final = 1024 * 1024
 """Of facts that are handed on together; one fact more where that many are reached."""
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND: Final = timedelta(milliseconds=1)
 _SUBMILLISECOND: Final = timedelta(microseconds=999)
 
 
@@ -44,14 +41,13 @@ class Span:
 
 def find_span(conn: Connection, project_no: int, *, start_ms: int | None, end_ms: int | None, disorder_ms: int) -> Span:
     """The events that are stored now and were received between two times (both included)."""
-    row = conn.execute(_sql.newest_seq, {"project_no": project_no}).fetchone()
-    newest = 0 if row is None else int(row[0])
+    newest = find_head(conn, project_no)
     first = solid_first = 1
     last = solid_last = newest
 
     def reaching(ms: int) -> int:
         """The first event that was received then or later, or where one would stand."""
-        values = {"project_no": project_no, "newest": newest, "at": _moment(ms)}
+        values = {"project_no": project_no, "newest": newest, "at": _bound(ms)}
         found = conn.execute(_sql.first_seq, values).fetchone()
         if found is None:
             raise LookupError(f"project {project_no} has no event of a number below its newest")
@@ -62,19 +58,13 @@ def find_span(conn: Connection, project_no: int, *, start_ms: int | None, end_ms
     if end_ms is not None:
         solid_last, last = reaching(end_ms + 1 - disorder_ms) - 1, reaching(end_ms + 1 + disorder_ms) - 1
     return Span(
-        _moment(MIN_MS if start_ms is None else start_ms),
-        _moment(MAX_MS if end_ms is None else end_ms) + _SUBMILLISECOND,
+        _bound(MIN_MS if start_ms is None else start_ms),
+        _bound(MAX_MS if end_ms is None else end_ms) + _SUBMILLISECOND,
         first,
         last,
         solid_first,
         solid_last,
     )
-
-
-def list_actions(conn: Connection, project_no: int) -> list[str] | None:
-    """The distinct actions of the project's events; ``None`` where they are too many to be told."""
-    rows = conn.execute(_sql.list_actions, {"project_no": project_no, "limit": MAX_ACTIONS + 1}).fetchall()
-    return None if len(rows) > MAX_ACTIONS else [action for (action,) in rows]
 
 
 def copy_facts(
@@ -126,12 +116,6 @@ def _unclaimed(conn: Connection, project_no: int, first: int, last: int) -> Iter
         yield first, last
 
 
-def received_ms(conn: Connection, project_no: int, seq: int) -> int | None:
-    """When an event was received, in milliseconds."""
-    row = conn.execute(_sql.received_at, {"project_no": project_no, "seq": seq}).fetchone()
-    return None if row is None else (row[0] - _EPOCH) // _MILLISECOND
-
-
 def _count(conn: Connection, values: dict[str, Any]) -> int:
     row = conn.execute(_sql.count_events, values).fetchone()
     return int(row[0]) if row else 0
@@ -151,5 +135,6 @@ def _chunks(rows: Iterable[bytes | bytearray | memoryview]) -> Iterable[bytes]:
         yield b"".join(some)
 
 
-def _moment(ms: int) -> datetime:
-    return _EPOCH + min(max(ms, MIN_MS), MAX_MS) * _MILLISECOND
+def _bound(ms: int) -> datetime:
+    # It may lie just beyond the years that datetime and events have.
+    return from_ms(min(max(ms, MIN_MS), MAX_MS))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from decimal import Decimal
 from uuid import UUID
 
 from logstitch.store.database import Connection
@@ -25,7 +25,8 @@ class ProjectHead:
 @dataclass(frozen=True, slots=True)
 class StoredEvent:
     """A row as evidence: its place in the project, its place in the tenant's log, its hash, salts and body; and the
-    columns that it is filtered by, which must say what the body says."""
+    columns that it is filtered by, which must say what the body says. Times are in milliseconds and exact, whatever
+    PostgreSQL holds: also fractions, years that nothing else here has, and infinity."""
 
     seq: int
     id: UUID
@@ -34,8 +35,8 @@ class StoredEvent:
     content_hash: bytes
     salts: bytes
     body: str
-    occurred_at: datetime
-    received_at: datetime
+    occurred_at_ms: Decimal
+    received_at_ms: Decimal
     action: str
     category: str
     actor_id: str

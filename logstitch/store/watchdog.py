@@ -60,8 +60,13 @@ class Call:
                 return False
             self.cut = True
             # Not close(): only a shutdown wakes a thread that is polling the same socket through another descriptor.
-            with socket.socket(fileno=os.dup(self._fd)) as twin, suppress(OSError):
-                twin.shutdown(socket.SHUT_RDWR)
+            # And of no further duplicate: out of descriptors is when calls become overdue.
+            with suppress(OSError):
+                twin = socket.socket(fileno=self._fd)
+                try:
+                    twin.shutdown(socket.SHUT_RDWR)
+                finally:
+                    twin.detach()
             return True
 
 

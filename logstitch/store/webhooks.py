@@ -313,7 +313,7 @@ def end_delivery(conn: Connection, claim: Claim, status: str, wait_seconds: floa
 def lock_delivery(conn: Connection, project_no: int, webhook_id: UUID, delivery_id: UUID) -> DeliveryRow | None:
     """A delivery to this endpoint, until the transaction ends."""
     values = {"project_no": project_no, "webhook_id": webhook_id, "delivery_id": delivery_id}
-    row = conn.execute(_sql.find_delivery, values).fetchone()
+    row = conn.execute(_sql.lock_delivery, values).fetchone()
     return _deliveries(conn, project_no, [row])[0] if row else None
 
 

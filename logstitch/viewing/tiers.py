@@ -22,7 +22,6 @@ from uuid import UUID
 
 import orjson
 
-from logstitch.detection.globs import compile_glob
 from logstitch.errors import Detail, InvalidRequest
 from logstitch.redaction import paths
 from logstitch.redaction.budget import Budget
@@ -85,14 +84,6 @@ class View:
     def actions(self) -> tuple[str, ...] | None:
         """Globs of the actions that are shown; None for all."""
         return None if self.tier is None else self.tier.actions
-
-    def shows(self, event: Mapping[str, Any]) -> bool:
-        """Whether an event is shown at all, hidden fields or not."""
-        return (
-            event["tenant_id"] == self.tenant_id
-            and (self.categories is None or event["category"] in self.categories)
-            and (self.actions is None or any(compile_glob(glob)(event["action"]) for glob in self.actions))
-        )
 
     @cached_property
     def hidden_filters(self) -> frozenset[str]:

@@ -25,8 +25,6 @@ from logstitch.errors import Unauthorized
 
 MARK: Final = "vt_"
 ALGORITHM: Final = "HS256"
-KEY_BYTES: Final = 32
-"""Of a secret: as many as the hash has (RFC 7518, 3.2)."""
 MIN_LIFE_SECONDS: Final = 60
 MAX_LIFE_SECONDS: Final = 86_400
 DEFAULT_LIFE_SECONDS: Final = 3600

@@ -1,6 +1,6 @@
 """What ten times the load that the service can take does to it: goodput, refusals, the wait of the accepted, memory.
 
-    python -m ops.bench.overload [--factor 10] [--seconds 20] [--loads batch,single] [--unpinned] [--quick]
+    ops/bench/run overload [--factor 10] [--seconds 20] [--loads batch,single] [--unpinned] [--quick]
 
 For each load: a fresh service; the peak, found by 32 connections that send the next request with each answer; then
 requests at ``factor`` times that rate, whether or not earlier ones are answered (an open loop), over at most ``factor``
@@ -447,7 +447,7 @@ def main() -> int:
     if sys.argv[1:2] == ["--client"]:
         return run_client(*sys.argv[2:])
     parser = argparse.ArgumentParser(
-        prog="python -m ops.bench.overload", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="ops/bench/run overload", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--factor", type=float, default=10.0, help="how many times the peak; 10 unless given")
     parser.add_argument("--seconds", type=float, help="of overload for each load; 20 unless given")

@@ -1,6 +1,6 @@
 """How long a page of `GET /events` takes, filter by filter, with a project of N events behind it.
 
-    python ops/bench/reading.py --events 1000000 [--database-url URL] [--json FILE] [--samples 40] [--keep]
+    ops/bench/run reading --events 1000000 [--database-url URL] [--json FILE] [--samples 40] [--keep]
 
 Fills an empty database (an embedded server's, unless a URL names one) with a project of N realistic events of about 700
 bytes, in the very format of the ingest actor's transaction, and times pages as the reader answers them: one read-only
@@ -540,7 +540,9 @@ async def main(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="ops/bench/run reading", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--samples", type=int, default=40, help="questions for each line of the table")
     parser.add_argument(

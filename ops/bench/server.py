@@ -27,6 +27,7 @@ from psycopg import sql
 
 from logstitch import logs
 from logstitch.errors import LogStitchError
+from logstitch.search.segments import SEGMENT_EVENTS
 from logstitch.store.embedded import EmbeddedPostgres, open_embedded_postgres
 from ops.bench.contestants import CHECKOUT
 
@@ -113,9 +114,9 @@ class Server:
         return int(
             self.execute(
                 sql.SQL(
-                    "SELECT 16384 * count(*) FROM segments s JOIN project_heads h USING (project_no) "
-                    "WHERE NOT s.words_ready AND h.seq >= 16384 * (s.segment + 1)"
-                ),
+                    "SELECT {0} * count(*) FROM segments s JOIN project_heads h USING (project_no) "
+                    "WHERE NOT s.words_ready AND h.seq >= {0} * (s.segment + 1)"
+                ).format(sql.Literal(SEGMENT_EVENTS)),
                 database,
             )
         )

@@ -3,6 +3,7 @@
 import { createHmac, timingSafeEqual } from "node:crypto";
 import { createServer } from "node:http";
 
+const maxBytes = 1024 * 1024; // of a body; what the service sends is far smaller
 const secret = Buffer.from(process.env.WEBHOOK_SECRET.replace(/^whsec_/, ""), "base64");
 
 function isGenuine(headers, body) {
@@ -20,8 +21,18 @@ function isGenuine(headers, body) {
 
 const server = createServer((request, response) => {
   const chunks = [];
-  request.on("data", (chunk) => chunks.push(chunk));
+  let size = 0;
+  request.on("data", (chunk) => {
+    size += chunk.length;
+    if (size <= maxBytes) {
+      chunks.push(chunk);
+    } else if (!response.headersSent) {
+      // anybody may send anything
+      response.writeHead(413, { connection: "close" }).end(() => request.destroy());
+    }
+  });
   request.on("end", () => {
+    if (size > maxBytes) return;
     const body = Buffer.concat(chunks); // the bytes as they came, not JSON written anew
     const genuine = isGenuine(request.headers, body);
     response.writeHead(genuine ? 204 : 401).end();

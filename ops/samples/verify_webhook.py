@@ -8,6 +8,7 @@ import sys
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
+MAX_BYTES = 1024 * 1024  # of a body; what the service sends is far smaller
 SECRET = base64.b64decode(os.environ["WEBHOOK_SECRET"].removeprefix("whsec_"))
 
 
@@ -23,8 +24,14 @@ def is_genuine(headers, body: bytes) -> bool:
 
 
 class Receiver(BaseHTTPRequestHandler):
+    timeout = 10  # seconds that a read may wait: there is one connection at a time
+
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))  # the bytes as they came, not JSON written anew
+        length = self.headers.get("content-length", "")
+        if not length.isdecimal() or len(length) > 7 or int(length) > MAX_BYTES:  # anybody may send anything
+            self.send_error(413 if length else 411)
+            return
+        body = self.rfile.read(int(length))  # the bytes as they came, not JSON written anew
         genuine = is_genuine(self.headers, body)
         self.send_response(204 if genuine else 401)
         self.end_headers()

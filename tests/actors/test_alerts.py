@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -121,6 +121,13 @@ async def test_rules_are_paged_in_their_order(limit: int, database_url: str) -> 
                 break
         assert seen == await desk.rules()
     assert [one.rule.name for one in seen[6:]] == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize("distinct", [None, Distinct.IP_ADDRESS])
+def test_a_draft_is_a_rule_but_for_its_id(distinct: Distinct | None) -> None:
+    draft = replace(DRAFT, distinct=distinct, enabled=distinct is None)
+
+    assert asdict(draft.rule("its id")) == {"id": "its id", **asdict(draft)}
 
 
 async def test_of_many_that_are_made_at_once_as_many_are_made_as_the_plan_has(database_url: str) -> None:

@@ -31,11 +31,12 @@ from logstitch.actors.dispatcher import (
 from logstitch.actors.mailbox import Address
 from logstitch.actors.messages.webhooks import Dispatch
 from logstitch.actors.supervisor import Supervisor, open_supervisor
+from logstitch.egress import resolver
 from logstitch.egress.addresses import Allow
 from logstitch.egress.client import ATTEMPT_SECONDS, REFUSED, Category, Outcome, open_egress
 from logstitch.ids import IdKind, id_text
 from logstitch.recording.outbox import announce_test
-from logstitch.recording.webhooks import deletion, rotation, update
+from logstitch.recording.webhooks import deletion, rotation, settle, update
 from logstitch.store import webhooks as store
 from logstitch.store.database import Connection, Database, open_database
 from logstitch.store.webhooks import WebhookRow
@@ -245,7 +246,7 @@ async def test_the_secret_is_rotated_between_two_attempts(database_url: str) -> 
         await bench.until(_ended_attempts(bench, 1))
         fresh = new_secret()
         await bench.do(
-            rotation(project[0], row.id, fresh, by=ADA, event_id=MINT.one(NOW_MS), now=NOW).run,
+            rotation(project[0], row.id, fresh, by=ADA, event_id=MINT.one(NOW_MS), now=lambda: NOW).run,
         )
 
         await bench.pass_time()
@@ -550,7 +551,7 @@ async def test_an_endpoint_that_is_deleted_with_retries_pending_hears_no_more(da
         await bench.do(lambda conn: tell(conn, project, *[alert() for _ in range(6)]))
         await bench.until(_sent(egress, IN_FLIGHT_EACH))
 
-        await bench.do(deletion(project[0], row.id, by=ADA, event_id=MINT.one(NOW_MS), now=NOW).run)
+        await bench.do(deletion(project[0], row.id, by=ADA, event_id=MINT.one(NOW_MS), now=lambda: NOW).run)
         let_go.set()
         await bench.until(_ended_attempts(bench, IN_FLIGHT_EACH))
         await bench.pass_time()
@@ -565,7 +566,9 @@ async def test_a_disabled_endpoint_hears_tests_only(database_url: str) -> None:
     async with open_bench(database_url, egress) as bench:
         project = await project_in(bench)
         row = await endpoint_in(bench, project)
-        await bench.do(update(project[0], row.id, {"enabled": False}, by=ADA, event_id=MINT.one(NOW_MS), now=NOW).run)
+        await bench.do(
+            update(project[0], row.id, {"enabled": False}, by=ADA, event_id=MINT.one(NOW_MS), now=lambda: NOW).run
+        )
         await bench.do(lambda conn: tell(conn, project))
         await bench.do(lambda conn: announce_test(conn, project, row.id, delivery_id=UUID(int=1), now=NOW) and None)
         await bench.until_statuses(delivered=1)
@@ -658,6 +661,11 @@ def test_the_lease_outlasts_every_attempt_and_the_writing_down_of_it() -> None:
     assert LEASE.total_seconds() > CONNECTION_FAILED_SECONDS + SETTLE_SECONDS
 
 
+def test_there_are_threads_for_all_look_ups_that_attempts_may_have_left_behind() -> None:
+    attempts = IN_FLIGHT * resolver.LOOK_UP_SECONDS / CONNECTION_FAILED_SECONDS
+    assert attempts <= resolver.THREADS
+
+
 # -- failures of ours ----------------------------------------------------------------------------------------------
 
 
@@ -687,6 +695,47 @@ async def test_a_defect_with_one_message_ends_no_other_attempt(database_url: str
             lambda conn: conn.execute("SELECT error FROM delivery_attempts WHERE error <> ''").fetchone()
         )
     assert error == dispatcher.INTERNAL_ERROR
+
+
+async def test_an_outcome_that_cannot_be_written_for_a_defect_is_left_to_its_lease_and_costs_no_other(
+    database_url: str, error_logs: ErrorLogs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error_logs.expect("webhooks.not_settled")
+    broken, let_go = trio.Event(), trio.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    def break_once(conn: Connection, claim: store.Claim, *args: Any) -> Any:
+        if "bad" in claim.url and claim.attempt == 1:
+            token.run_sync_soon(broken.set)
+            raise RuntimeError("a defect")
+        return settle(conn, claim, *args)
+
+    async def hold_the_good(sent: Sent) -> Outcome:
+        if "bad" not in sent.url:
+            await let_go.wait()
+        return answer(200)
+
+    monkeypatch.setattr(dispatcher, "settle", break_once)
+    egress = StubEgress(hold_the_good)
+    before = metrics.DELIVERY_ATTEMPTS.labels(dispatcher.INTERNAL_ERROR)._value.get()
+    async with open_bench(database_url, egress) as bench:
+        project = await project_in(bench)
+        good = await endpoint_in(bench, project)
+        await bench.do(lambda conn: tell(conn, project))
+        await bench.until(_sent(egress, 1))
+        bad = await endpoint_in(bench, project, url="https://bad.example/")
+        await bench.do(lambda conn: tell(conn, project))
+        with trio.fail_after(SECONDS):
+            await broken.wait()
+        let_go.set()
+        await bench.until_statuses(good, delivered=2)
+        assert await bench.statuses(bad) == {"pending": 1}
+        assert bench.address.health().restarts == 0
+
+        await bench.pass_time(LEASE.total_seconds())  # a lease's length later it goes out again
+        await bench.until_statuses(bad, delivered=1)
+    assert Counter(sent.url for sent in egress.sent) == {good.url: 2, bad.url: 2}
+    assert metrics.DELIVERY_ATTEMPTS.labels(dispatcher.INTERNAL_ERROR)._value.get() == before + 1
 
 
 async def test_a_drain_finishes_what_is_in_flight_and_begins_nothing(database_url: str) -> None:

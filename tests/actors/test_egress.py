@@ -9,7 +9,8 @@ import socket
 import ssl
 import threading
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from ipaddress import ip_address
 from typing import Any
@@ -21,7 +22,7 @@ import trio
 import trustme
 from hypothesis import given
 from hypothesis import strategies as st
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from logstitch import __version__
 from logstitch.egress import line
@@ -544,9 +545,7 @@ def endless(head: bytes, piece: bytes) -> Handler:
     ],
     ids=["body", "gzip", "chunks", "headers", "header", "continues"],
 )
-async def test_an_answer_without_an_end_is_cut(
-    head: bytes, piece: bytes, expected: tuple[int | None, str], authority: trustme.CA
-) -> None:
+async def test_an_answer_without_an_end_is_cut(head: bytes, piece: bytes, expected: tuple[int | None, str]) -> None:
     network = Counting()
     with trio.fail_after(SOON):
         async with (
@@ -626,6 +625,70 @@ async def test_a_look_up_that_does_not_end_is_left_behind(monkeypatch: pytest.Mo
     finally:
         release.set()
     assert asked == [b"hooks.example"]
+
+
+class NameServers:
+    """What ``getaddrinfo`` answers: nothing for ``dead.example`` until they are told to go on, then ``answer``."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: Counter[bytes] = Counter()
+        self.go_on = threading.Event()
+        self.answer: str | OSError = PUBLIC
+        monkeypatch.setattr(socket, "getaddrinfo", self._ask)
+
+    def _ask(self, host: bytes, *args: Any, **kwargs: Any) -> list[Any]:
+        self.asked[host] += 1
+        if host == b"dead.example":
+            self.go_on.wait()
+        if isinstance(self.answer, OSError):
+            raise self.answer
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (self.answer, 443))]
+
+
+@pytest.fixture
+def name_servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[NameServers]:
+    servers = NameServers(monkeypatch)
+    yield servers
+    servers.go_on.set()
+
+
+async def test_a_dead_name_server_takes_one_thread_however_often_it_is_asked(name_servers: NameServers) -> None:
+    resolver = SystemResolver(threads=2)
+    for _ in range(5):
+        with trio.move_on_after(0.02):
+            await resolver.look_up("dead.example", 443)
+
+    with trio.fail_after(SOON):
+        assert await resolver.look_up("hooks.example", 443) == (ip_address(PUBLIC),)
+    assert name_servers.asked == {b"dead.example": 1, b"hooks.example": 1}
+
+
+@pytest.mark.parametrize("answer", [PUBLIC, socket.gaierror(socket.EAI_AGAIN, "try again")], ids=["found", "failed"])
+async def test_who_asks_meanwhile_has_the_same_answer_although_the_first_has_gone(
+    name_servers: NameServers, answer: str | OSError
+) -> None:
+    name_servers.answer = answer
+    resolver, outcomes = SystemResolver(threads=1), []
+
+    async def ask() -> None:
+        try:
+            outcomes.append(str(*await resolver.look_up("dead.example", 443)))
+        except OSError as error:
+            outcomes.append(str(error))
+
+    with trio.move_on_after(0.02):
+        await ask()
+    with trio.fail_after(SOON):
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(ask)
+            await wait_all_tasks_blocked()
+            name_servers.go_on.set()
+        assert outcomes == [str(answer)] * 3
+        assert name_servers.asked.total() == 1
+
+        await ask()  # and it is not kept
+    assert name_servers.asked.total() == 2
 
 
 async def test_the_system_is_asked_for_ascii_and_all_it_says_is_seen() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -15,14 +17,17 @@ from typing import Any, TypeVar
 import psycopg
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 
 from logstitch import metrics
 from logstitch.actors import evaluator as actor_module
 from logstitch.actors.evaluator import Evaluator, Share
+from logstitch.actors.mailbox import Mailbox
 from logstitch.actors.messages.alerts import CatchUp
 from logstitch.actors.messages.redaction import CreateRule, RuleDraft
 from logstitch.actors.supervisor import open_supervisor
-from logstitch.detection.detector import ActiveRule, Detector, Fact, Firing
+from logstitch.detection.detector import ActiveRule, Detector, Fact, Firing, Missing
 from logstitch.detection.rules import Distinct, GroupBy, Rule
 from logstitch.errors import DatabaseUnavailable
 from logstitch.ids import UlidMint
@@ -161,10 +166,10 @@ async def make_rules(post: Post, rules: Sequence[Rule]) -> None:
     """Make them all in one transaction."""
 
     def make(conn: Connection) -> None:
+        now = datetime.fromtimestamp(START_MS / 1000, UTC)
         for one in rules:
             decide = create(one, START_MS)
-            now = datetime.fromtimestamp(START_MS / 1000, UTC)
-            rule_change(post.no, decide, by=ADA, event_id=MINT.one(START_MS), now=now).run(conn)
+            rule_change(post.no, decide, by=ADA, event_id=MINT.one(START_MS), now=lambda: now).run(conn)
         head = store.find_head(conn, post.no)
         post.chronicle.note(head, rules_at(conn, post.no, head))
 
@@ -400,6 +405,160 @@ async def test_others_have_a_turn_while_many_events_are_looked_at(database_url: 
     assert len(takes) >= 200 / actor_module.SLICE
     # The beat of a turn comes before or after what else is done in it, so that two slices may see the same one.
     assert max(Counter(takes).values()) <= 2, "between any two slices there was a turn"
+
+
+# -- while it works --------------------------------------------------------------------------------------------------
+
+
+class Work:
+    """What is done, in order: parts of the detector's work, ``keep`` and ``progress``."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, slow: bool) -> None:
+        self.done = done = list[str]()
+        self.slow = slow
+        """Each part of the work takes so long that the lease is due to be renewed."""
+        work = self
+
+        class Noting(Detector):
+            def missing(self, facts: Sequence[Fact]) -> Missing:
+                done.append("missing")
+                if work.slow:
+                    monkeypatch.setattr(actor_module, "WRITE_SECONDS", 0)
+                    monkeypatch.setattr(actor_module, "RENEW_SECONDS", 0)
+                return super().missing(facts)
+
+            def take(self, facts: Sequence[Fact]) -> list[Firing]:
+                done.append("take")
+                return super().take(facts)
+
+        def note(owner: Any, name: str) -> None:
+            real = getattr(owner, name)
+
+            def noting(*args: Any, **values: Any) -> Any:
+                done.append(name)
+                return real(*args, **values)
+
+            monkeypatch.setattr(owner, name, noting)
+
+        self.detector = Noting
+        note(evaluation, "keep")
+        note(Mailbox, "progress")
+
+    def most(self, part: str, without: str) -> int:
+        """How many such parts were done in a row, at most, without that other thing between them."""
+        only = "".join("x" if name == part else " " for name in self.done if name in (part, without))
+        return max(map(len, only.split()))
+
+
+async def test_while_a_long_page_is_looked_at_the_lease_is_kept_and_work_is_seen_to_get_on(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given so many events on one page that they take longer than the lease, on a slow machine with many rules."""
+    monkeypatch.setattr(actor_module, "CHUNK", 50)
+    monkeypatch.setattr(actor_module, "SLICE", 10)
+    work = Work(monkeypatch, slow=True)
+    reads = spied(monkeypatch, "read_page")
+    async with open_post(database_url, looks=False) as quiet:
+        await quiet.send(*[failed(f"u{n % 90}") for n in range(500)])
+        async with open_post(database_url, beside=quiet, make_detector=work.detector) as post:
+            post.wake()
+            await post.looked()
+            assert await post.alerts() == await post.expected()
+            assert len(await post.alerts()) == 90
+    assert work.done.count("take") == 50
+    assert work.done.count("missing") == 10
+    assert [values["after"] for values in reads][:1] == [0]
+    assert all(values["after"] == 500 for values in reads[1:]), "it was one page"
+    for part, most in (("take", 5), ("missing", 1)):
+        for between in ("keep", "progress"):
+            assert work.most(part, between) <= most
+
+
+async def test_between_what_ingest_tells_of_the_lease_is_kept_and_work_is_seen_to_get_on(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given messages that have piled up, each of which may have a thousand events."""
+    work = Work(monkeypatch, slow=False)
+    reads = spied(monkeypatch, "read_page")
+    async with open_post(database_url, make_detector=work.detector) as post:
+        await post.send(*[failed("eve") for _ in range(4)])
+        await post.looked()
+        reads.clear()
+        with psycopg.connect(database_url) as blocker:
+            blocker.execute("SELECT FROM evaluators FOR UPDATE")
+            await post.send(failed("eve"))  # it wants to write this alert, and has to wait
+            for _ in range(10):
+                await post.send(login())
+            work.slow = True
+            work.done.clear()
+            blocker.rollback()
+        await post.looked()
+    assert reads == []
+    assert work.done.count("take") == 10
+    assert work.most("take", "keep") == 1
+    assert work.most("take", "progress") == 1
+
+
+@pytest.mark.parametrize("large", [True, False])
+async def test_a_large_memory_is_trimmed_while_others_have_their_turns(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
+    """Given 100 groups, to drop them is the loop's work or, where that is too long for it, a thread's."""
+    monkeypatch.setattr(actor_module, "TRIM_AT_ONCE", 99 if large else 100)
+    in_threads: list[bool] = []
+
+    class Noting(Detector):
+        def trim(self) -> None:
+            in_threads.append(threading.current_thread() is not threading.main_thread())
+            super().trim()
+
+    async with open_post(database_url, make_detector=Noting) as post:
+        await post.send(*[failed(f"u{n}") for n in range(100)])
+        await post.looked()
+        await until(lambda: bool(in_threads))
+    assert in_threads == [large]
+
+
+async def test_a_page_of_more_groups_than_fit_into_memory_is_looked_at_in_parts(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given events of 60 actors and room for 20 groups, when they are read together, then no more are in memory."""
+    monkeypatch.setattr(actor_module, "GROUPS", 20)
+    most = 0
+
+    class Small(Detector):
+        def __init__(self, rules: Sequence[ActiveRule]) -> None:
+            super().__init__(rules, groups=20)
+
+        def take(self, facts: Sequence[Fact]) -> list[Firing]:
+            nonlocal most
+            firings = super().take(facts)
+            most = max(most, self.memory[0])
+            return firings
+
+    async with open_post(database_url, make_detector=Small) as post:
+        await post.send(*[failed(f"u{n % 60}") for n in range(300)])
+        await post.looked()
+        assert len(await post.alerts()) == 60
+    assert most <= 2 * 20
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=30), st.integers(0, 6))
+def test_parts_are_all_events_in_order_and_each_has_few_keys(keys: list[tuple[int, int]], most: int) -> None:
+    facts = [
+        Fact(seq, bytes(16), 0, 0, "a.b", f"t{tenant}", f"a{actor}", None)
+        for seq, (tenant, actor) in enumerate(keys, 1)
+    ]
+
+    parts = list(actor_module.in_parts(facts, most))
+
+    assert [fact for part in parts for fact in part] == facts
+    for part in parts:
+        assert part
+        assert len(part) == 1 or len({f.actor_id for f in part}) + len({f.tenant_id for f in part}) <= most
+    for part, following in itertools.pairwise(parts):
+        more = [*part, following[0]]
+        assert len({f.actor_id for f in more}) + len({f.tenant_id for f in more}) > most
 
 
 # -- gaps ------------------------------------------------------------------------------------------------------------
@@ -670,6 +829,26 @@ async def test_what_had_to_be_dropped_is_read_back(database_url: str, group_by: 
             await post.looked()
         assert await post.alerts() == await post.expected()
         assert len(await post.alerts()) > 16
+
+
+async def test_what_is_missing_is_asked_for_in_slices_and_read_back_at_once(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a page of a long time, it is all of its events' pasts that are read back, and not the last one's only."""
+    monkeypatch.setattr(actor_module, "SLICE_WORK", 1)
+    monkeypatch.setattr(evaluation, "PAGE_FACTS", 640)
+    recalled = spied(monkeypatch, "find_past")
+    mine = rule(threshold=25, window_seconds=600, cooldown_seconds=50)
+    async with open_post(database_url, looks=False) as quiet:
+        await quiet.change(create(mine, START_MS))
+        for n in range(160):
+            await quiet.send(*[login(f"u{n}") for n in range(8)], at_ms=START_MS + n * 20 * SECOND)
+        async with open_post(database_url, beside=quiet, make_detector=small) as post:
+            post.wake()
+            await post.looked()
+            assert await post.alerts() == await post.expected()
+            assert len(await post.alerts()) == 46 * 8
+    assert [len(values["missing"].groups) for values in recalled] == [8]
 
 
 async def test_distinct_addresses_are_read_back_too(database_url: str) -> None:

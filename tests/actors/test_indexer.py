@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,15 @@ import trio
 
 from logstitch.actors import indexer
 from logstitch.actors.indexer import Builder, BuilderDied, Indexer, index_next
-from logstitch.actors.mailbox import Address
 from logstitch.actors.supervisor import Crash, open_supervisor
 from logstitch.errors import DatabaseUnavailable
 from logstitch.search import blocks
 from logstitch.search.segments import FIRST_VOLUME_KEY, Layout
 from logstitch.search.terms import Facet, entries, facet
 from logstitch.store import words as stored_words
-from logstitch.store.database import Database, open_database
+from logstitch.store.database import Connection, Database, open_database
+from tests.support.errors import ErrorLogs
+from tests.support.own_server import eventually
 from tests.support.stored import AT, Stored, an_event, store
 
 BITS = 3
@@ -70,28 +72,22 @@ async def holding(database: Database, segment: int, prefix: bytes) -> set[int]:
 
 @asynccontextmanager
 async def open_indexers(
-    url: str, count: int = 1, *, poll_seconds: float = 0.05, crashes: list[Crash] | None = None
-) -> AsyncIterator[tuple[Database, list[Address]]]:
-    def on_crash(crash: Crash) -> None:
-        assert crashes is not None, crash
-        crashes.append(crash)
-
-    async with open_database(url) as database, open_supervisor(on_crash=on_crash) as supervisor:
-        yield (
-            database,
-            [
-                supervisor.start(
-                    f"indexer{n}",
-                    lambda: Indexer(database, poll_seconds=poll_seconds, layout=LAYOUT),
-                    capacity=4,
-                )
-                for n in range(count)
-            ],
-        )
+    url: str, count: int = 1, *, segment_seconds: float = indexer.SEGMENT_SECONDS
+) -> AsyncIterator[Database]:
+    crashes: list[Crash] = []
+    async with open_database(url) as database, open_supervisor(on_crash=crashes.append) as supervisor:
+        for n in range(count):
+            supervisor.start(
+                f"indexer{n}",
+                lambda: Indexer(database, poll_seconds=0.05, segment_seconds=segment_seconds, layout=LAYOUT),
+                capacity=4,
+            )
+        yield database
+    assert crashes == []
 
 
 async def test_closed_segments_get_their_words_and_the_open_one_does_not(database_url: str) -> None:
-    async with open_indexers(database_url) as (database, _):
+    async with open_indexers(database_url) as database:
         await fill(database, 20)
         await until(database, [(1, 0), (1, 1)])
         assert await holding(database, 0, b"word3") == {3}
@@ -103,7 +99,7 @@ async def test_closed_segments_get_their_words_and_the_open_one_does_not(databas
 
 async def test_full_parts_of_the_open_segment_get_words_until_it_is_closed(database_url: str) -> None:
     """Parts are of 2 events here, so 5 of a segment's 8 events are two full parts."""
-    async with open_indexers(database_url) as (database, _):
+    async with open_indexers(database_url) as database:
         stored = await fill(database, 5)
         await until_keys(database, [-2, -1])
         for number, key in ((0, -1), (2, -2)):
@@ -140,7 +136,7 @@ async def until_volumes(database: Database, expected: set[int], project_no: int 
 
 async def test_a_volume_is_built_when_its_segments_are(database_url: str) -> None:
     """Given three closed segments, then the first two are a volume, which tells in which of them a word or facet is."""
-    async with open_indexers(database_url) as (database, _):
+    async with open_indexers(database_url) as database:
         await fill(database, 24)
         await until_volumes(database, {0})
         assert await holding(database, FIRST_VOLUME_KEY, b"word3") == {0}
@@ -181,7 +177,7 @@ async def test_a_volume_comes_in_as_many_pieces_as_it_takes(database_url: str, m
 
 
 async def test_several_build_no_volume_twice(database_url: str) -> None:
-    async with open_indexers(database_url, 3) as (database, _):
+    async with open_indexers(database_url, 3) as database:
         for project_no in (1, 2):
             await fill(database, 8 * 8, project_no)
         for project_no in (1, 2):
@@ -213,14 +209,16 @@ async def test_half_a_volume_leaves_nothing_in_the_child(database_url: str, monk
         assert await holding(database, FIRST_VOLUME_KEY, b"shared") == {0, 1}
 
 
-# -- when it is woken, stopped, killed -----------------------------------------------------------------------------
+# -- when it is stopped, killed, and what fails --------------------------------------------------------------------
 
 
-async def test_a_message_wakes_it(database_url: str) -> None:
-    async with open_indexers(database_url, poll_seconds=1e6) as (database, (address,)):
+async def test_it_ends_with_its_mailbox_between_two_looks(database_url: str) -> None:
+    async with open_database(database_url) as database, open_supervisor() as supervisor:
         await fill(database, 8)
-        address.tell("look")
+        supervisor.start("indexer", lambda: Indexer(database, poll_seconds=math.inf, layout=LAYOUT), capacity=4)
         await until(database, [(1, 0)])
+        with trio.fail_after(10):
+            await supervisor.stop("indexer", deadline_seconds=60)
 
 
 async def test_a_database_that_is_away_is_no_crash() -> None:
@@ -243,17 +241,18 @@ async def test_a_database_that_is_away_is_no_crash() -> None:
 
 async def test_several_share_the_work_and_do_none_of_it_twice(database_url: str) -> None:
     """A segment written twice would break the blocks' primary key, and the indexer that did it would crash."""
-    async with open_indexers(database_url, 3) as (database, _):
+    async with open_indexers(database_url, 3) as database:
         for project_no in (1, 2):
             await fill(database, 8 * 6, project_no)
         await until(database, sorted(itertools.product((1, 2), range(6))))
 
 
 async def test_a_child_that_is_killed_leaves_nothing_half_done(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
+    database_url: str, monkeypatch: pytest.MonkeyPatch, error_logs: ErrorLogs
 ) -> None:
-    """Given a child that is killed with half a segment in it, then the actor crashes once and the next run does it."""
-    crashes: list[Crash] = []
+    """Given a child that is killed with half a segment in it, then that one is done by another child, a while later."""
+    error_logs.expect("indexer.skipped")
+    monkeypatch.setattr(indexer, "SKIP_SECONDS", 0.2)
     fatal = iter([True])
     write = blocks.write_bodies
 
@@ -278,11 +277,12 @@ async def test_a_child_that_is_killed_leaves_nothing_half_done(
     monkeypatch.setattr(stored_words, "PIECE_BYTES", 1)  # every event is a piece
     monkeypatch.setattr(indexer, "write_bodies", write_and_kill)
     monkeypatch.setattr(Builder, "_pipes", remember)
-    async with open_indexers(database_url, crashes=crashes) as (database, _):
+    async with open_indexers(database_url) as database:
         await fill(database, 16)
         await until(database, [(1, 0), (1, 1)])
         assert await holding(database, 0, b"shared") == set(range(8))
-    assert [crash.error for crash in crashes] == ["BuilderDied"]
+    assert len({*children}) >= 2
+    assert len(error_logs.seen) == 1
 
 
 async def test_it_stops_at_once_even_while_the_child_works(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,66 +301,138 @@ async def test_it_stops_at_once_even_while_the_child_works(database_url: str, mo
         assert await ready(database) == []
 
 
-HANGS_AT_A_SEGMENT = """
-import logstitch.search.blocks as module, time
+AT_A_SEGMENT = """
+import logstitch.search.blocks as module, os, time
 real = module.entries
-module.entries = lambda body: time.sleep(1000) if b"hang" in body else real(body)
+module.entries = lambda body: {} if b"bad" in body else real(body)
 serve("""
-HANGS_AT_A_VOLUME = """
-import logstitch.search.blocks as module, time
+AT_A_VOLUME = """
+import logstitch.search.blocks as module, os, time
 real = module.Merge.add
 def add(merge, position, payload):
-    if b"hang" in payload:
-        time.sleep(1000)
+    if b"bad" in payload:
+        {}
     real(merge, position, payload)
 module.Merge.add = add
 serve("""
+SEGMENT, VOLUME = 1, FIRST_VOLUME_KEY
+"""What is bad, by its number: the second segment, or the volume of the first two."""
 
 
-@pytest.mark.parametrize(
-    ("hanging", "left_alone", "others"),
-    [
-        pytest.param(HANGS_AT_A_SEGMENT, 1, [(1, 0), (1, 2)], id="segment"),
-        pytest.param(HANGS_AT_A_VOLUME, FIRST_VOLUME_KEY, [(1, 0), (1, 1), (1, 2)], id="volume"),
-    ],
-)
+def have_child_fail(monkeypatch: pytest.MonkeyPatch, bad: int, deed: str) -> None:
+    """Have the child do this with what is bad."""
+    program = (AT_A_SEGMENT if bad == SEGMENT else AT_A_VOLUME).replace("{}", deed)
+    monkeypatch.setattr(indexer, "_CHILD", indexer._CHILD.replace("\nserve(", program))
+
+
+def noted_skips(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, str, bool]]:
+    """What was left alone: project, segment, the error's type, and whether its time was up."""
+    skips: list[tuple[int, int, str, bool]] = []
+    skip = Indexer._skip
+
+    def note(actor: Indexer, claim: stored_words.Claim, error: Exception, *, late: bool) -> None:
+        skip(actor, claim, error, late=late)
+        skips.append((claim.project_no, claim.segment, type(error).__name__, late))
+
+    monkeypatch.setattr(Indexer, "_skip", note)
+    return skips
+
+
+async def see_the_others_done(database: Database, bad: int, skips: list[Any]) -> None:
+    """All segments but the one that is bad, and the open one's part; the volumes of good segments; other projects."""
+    given = events(26)
+    given[9] = (AT + 9, an_event(metadata={"note": "bad"}))
+    await database.transact(lambda conn: store(conn, 1, given, bits=BITS))
+    await fill(database, 8, project_no=2)
+    others = [(1, 0), *([(1, 1)] if bad == VOLUME else []), (1, 2), (2, 0)]
+    await until(database, others)
+    await eventually(lambda: bool(skips))
+    await fill(database, 6)
+    await until(database, sorted([*others, (1, 3)]))
+    await until_volumes(database, {1})
+
+
+@pytest.mark.parametrize("bad", [pytest.param(SEGMENT, id="segment"), pytest.param(VOLUME, id="volume")])
 async def test_what_takes_too_long_does_not_keep_the_others_waiting(
-    hanging: str,
-    left_alone: int,
-    others: list[tuple[int, int]],
-    database_url: str,
-    monkeypatch: pytest.MonkeyPatch,
+    bad: int, database_url: str, monkeypatch: pytest.MonkeyPatch, error_logs: ErrorLogs
 ) -> None:
     """Given a segment, or a volume, that hangs the child, then the child is killed, and that one is left alone for a
     while: the other segments, and the other volumes, get their turn."""
-    monkeypatch.setattr(indexer, "_CHILD", indexer._CHILD.replace("\nserve(", hanging))
-    tries: list[tuple[int, int]] = []
-    skip = Indexer._skip
+    error_logs.expect("indexer.skipped")
+    have_child_fail(monkeypatch, bad, "time.sleep(1000)")
+    skips = noted_skips(monkeypatch)
+    async with open_indexers(database_url, segment_seconds=2.0) as database:
+        await see_the_others_done(database, bad, skips)
+    assert skips == [(1, bad, "BuilderDied", True)]
 
-    def note(actor: Indexer, claim: Any) -> None:
-        skip(actor, claim)
-        tries.append((claim.project_no, claim.segment))
 
-    monkeypatch.setattr(Indexer, "_skip", note)
-    crashes: list[Crash] = []
-    async with open_database(database_url) as database, open_supervisor(on_crash=crashes.append) as supervisor:
-        given = events(24)
-        given[9] = (AT + 9, an_event(metadata={"note": "hang"}))
-        await database.transact(lambda conn: store(conn, 1, given, bits=BITS))
-        supervisor.start(
-            "indexer",
-            lambda: Indexer(database, poll_seconds=0.05, segment_seconds=2.0, layout=LAYOUT),
-            capacity=4,
-        )
-        await until(database, others)
-        with trio.fail_after(30):
-            while not tries:  # noqa: ASYNC110  # nothing to wait for
-                await trio.sleep(0.02)
+@pytest.mark.parametrize("bad", [pytest.param(SEGMENT, id="segment"), pytest.param(VOLUME, id="volume")])
+async def test_what_the_child_dies_of_does_not_keep_the_others_waiting(
+    bad: int, database_url: str, monkeypatch: pytest.MonkeyPatch, error_logs: ErrorLogs
+) -> None:
+    error_logs.expect("indexer.skipped")
+    have_child_fail(monkeypatch, bad, "os._exit(9)")
+    skips = noted_skips(monkeypatch)
+    async with open_indexers(database_url) as database:
+        await see_the_others_done(database, bad, skips)
+    assert skips == [(1, bad, "BuilderDied", False)]
+    assert len(error_logs.seen) == 1
+
+
+@pytest.mark.parametrize("error", [LookupError, ValueError, OSError])
+async def test_a_segment_that_cannot_be_read_does_not_keep_the_others_waiting(
+    error: type[Exception], database_url: str, monkeypatch: pytest.MonkeyPatch, error_logs: ErrorLogs
+) -> None:
+    """Given a segment with a hole, an event that is too long for the child, or no child to be had."""
+    error_logs.expect("indexer.skipped")
+    real = stored_words.read_bodies
+
+    def read_bodies(conn: Connection, project_no: int, seqs: range) -> Iterator[bytes]:
+        yield from real(conn, project_no, seqs)
+        if (project_no, seqs.start) == (1, 9):
+            raise error
+
+    monkeypatch.setattr(stored_words, "read_bodies", read_bodies)
+    skips = noted_skips(monkeypatch)
+    async with open_indexers(database_url) as database:
+        await see_the_others_done(database, SEGMENT, skips)
+    assert skips == [(1, SEGMENT, error.__name__, False)]
+
+
+async def test_a_database_that_goes_away_under_a_segment_is_not_the_segments_fault(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a link that breaks while a segment is read, then that segment is the next look's, not left alone."""
+    breaks = iter([True])
+    real = stored_words.read_bodies
+
+    def read_bodies(conn: Connection, project_no: int, seqs: range) -> Iterator[bytes]:
+        yield from real(conn, project_no, seqs)
+        if next(breaks, False):
+            raise DatabaseUnavailable("The connection broke.")
+
+    monkeypatch.setattr(stored_words, "read_bodies", read_bodies)
+    skips = noted_skips(monkeypatch)
+    async with open_indexers(database_url) as database:
         await fill(database, 8)
-        await until(database, [*others, (1, 3)])
-        await until_volumes(database, {1})
-    assert tries == [(1, left_alone)]
-    assert crashes == []
+        await until(database, [(1, 0)])
+    assert skips == []
+    assert next(breaks, None) is None
+
+
+async def test_what_fails_again_is_left_alone_for_longer(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, error_logs: ErrorLogs
+) -> None:
+    error_logs.expect("'seconds': 0.01")
+    error_logs.expect("'seconds': 0.02")
+    error_logs.expect("'seconds': 0.04")
+    monkeypatch.setattr(indexer, "SKIP_SECONDS", 0.01)
+    monkeypatch.setattr(indexer, "MOST_SKIP_SECONDS", 0.04)
+    have_child_fail(monkeypatch, SEGMENT, "os._exit(9)")
+    skips = noted_skips(monkeypatch)
+    async with open_indexers(database_url) as database:
+        await database.transact(lambda conn: store(conn, 1, [(AT, an_event(metadata={"note": "bad"}))] * 8, bits=BITS))
+        await eventually(lambda: len(skips) >= 4)
 
 
 def test_a_child_ends_when_its_parent_is_killed() -> None:
@@ -419,7 +491,7 @@ async def test_a_child_lives_no_longer_than_the_work(database_url: str, monkeypa
             ended.set()
 
     monkeypatch.setattr(Builder, "close", note)
-    async with open_indexers(database_url) as (database, _):
+    async with open_indexers(database_url) as database:
         await fill(database, 16)
         await until(database, [(1, 0), (1, 1)])
         with trio.fail_after(10):
@@ -451,7 +523,7 @@ def test_a_builder_that_was_killed_starts_no_other_child() -> None:
             builder.build([BODY])
 
 
-def test_what_goes_wrong_with_the_bodies_ends_the_child(database_url: str) -> None:
+def test_what_goes_wrong_with_the_bodies_ends_the_child() -> None:
     def failing() -> Iterable[bytes]:
         yield BODY
         raise ZeroDivisionError

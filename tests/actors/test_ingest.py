@@ -22,6 +22,7 @@ from logstitch.recording.preparation import Preparation
 from logstitch.store.database import Connection
 from logstitch.verify import verify
 from tests.actors.lifecycle import LIFECYCLE, Check, Subject
+from tests.support.errors import ErrorLogs
 from tests.support.ingest import Evaluators, event, open_bench, submission
 
 DAY_MS = 86_400_000
@@ -196,9 +197,9 @@ async def test_occurred_at_defaults_to_the_time_of_receipt(database_url: str) ->
         assert body["occurred_at"] == body["received_at"] == "2023-11-14T22:13:20.123Z"
 
 
-async def test_one_bad_request_in_a_group_fails_alone(database_url: str, error_logs: object) -> None:
+async def test_one_bad_request_in_a_group_fails_alone(database_url: str, error_logs: ErrorLogs) -> None:
     # NUL cannot be stored in a text column; the gate refuses it long before, so this stands for any unforeseen failure.
-    error_logs.expect("ingest.request_failed")  # type: ignore[attr-defined]
+    error_logs.expect("ingest.request_failed")
     async with open_bench(database_url) as bench:
         outcomes: list[object] = []
 

@@ -12,8 +12,10 @@ from uuid import UUID
 import psycopg
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from logstitch import credentials
+from logstitch.actors import keyring, leases
 from logstitch.actors.keyring import KeyRing
 from logstitch.actors.mailbox import Address
 from logstitch.actors.messages.keys import Authenticate, CreateKey, KeyType, ListKeys, RevokeKey
@@ -24,6 +26,8 @@ from logstitch.store import keys, projects
 from logstitch.store.bootstrap import Bootstrap, bootstrap
 from logstitch.store.database import Connection, Database, open_database
 from tests.actors.lifecycle import LIFECYCLE, Check, Subject
+from tests.support.crowds import begin_outage, open_crowd
+from tests.support.locks import wait_for_a_lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +130,10 @@ async def test_whoever_asks_after_a_revocation_is_refused_however_long_an_older_
             blocker.execute("LOCK TABLE organizations IN ACCESS EXCLUSIVE MODE")
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(use, "before")
-                await trio.sleep(0.2)
+                await wait_for_a_lock(database_url)
                 await one.keyring.ask(one.revocation(key_id), timeout=5)
                 nursery.start_soon(use, "after")
-                await trio.sleep(0.2)
+                await wait_all_tasks_blocked()  # it was asked, and waits for the table or for the older look-up
                 blocker.rollback()
         assert "after refused" in answers
 
@@ -212,6 +216,61 @@ async def test_use_is_marked_when_the_ring_ends_and_never_moves_back(database_ur
         earlier = {holder.key_id: datetime(2020, 1, 1, tzinfo=UTC)}
         await desk.database.transact(lambda conn: keys.mark_used(conn, earlier))
         assert await desk.database.transact(last_used) == marked
+
+
+# -- while the database is away ------------------------------------------------------------------------------------
+
+
+def made_up(count: int) -> list[Authenticate]:
+    return [authenticate(f"pk_{number:040}") for number in range(count)]
+
+
+async def test_made_up_keys_do_not_pile_up_and_a_known_one_is_answered_at_once(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keyring, "MOST_LOOK_UPS", 20)
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 60.0)
+    async with open_desk(database_url) as desk:
+        known = authenticate(desk.first.project_key)
+        await desk.keyring.ask(known, timeout=5)
+        outage = begin_outage(desk.database, monkeypatch)
+        async with open_crowd(desk.keyring) as crowd:
+            await crowd.ask(made_up(30))
+            assert crowd.ends == {"Unavailable": 10}
+
+            await crowd.ask([known])
+            assert crowd.ends == {"Unavailable": 10, "answered": 1}
+            outage.over.set()
+        assert crowd.ends == {"Unavailable": 10, "answered": 1, "InvalidApiKey": 20}
+
+        async with open_crowd(desk.keyring) as crowd:  # and there is room again
+            await crowd.ask(made_up(20))
+        assert crowd.ends == {"InvalidApiKey": 20}
+
+
+async def test_keys_that_nobody_asks_about_any_more_are_not_looked_up(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_desk(database_url) as desk:
+        outage = begin_outage(desk.database, monkeypatch)
+        async with open_crowd(desk.keyring) as crowd:
+            await crowd.ask(made_up(30), timeout=0.2)
+        assert crowd.ends == {"AskTimeout": 30}
+
+        outage.over.set()
+        await desk.supervisor.stop("keyring", deadline_seconds=5)
+        assert outage.requests == keyring.CONCURRENCY
+
+
+async def test_requests_about_keys_do_not_pile_up_either(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keyring, "MOST_MANAGED", 20)
+    async with open_desk(database_url) as desk:
+        outage = begin_outage(desk.database, monkeypatch)
+        async with open_crowd(desk.keyring) as crowd:
+            await crowd.ask([ListKeys(desk.first.organization_id, None, 10, None)] * 30)
+            assert crowd.ends == {"Unavailable": 10}
+            outage.over.set()
+        assert crowd.ends == {"Unavailable": 10, "answered": 20}
 
 
 @pytest.mark.parametrize("check", LIFECYCLE)

@@ -282,9 +282,9 @@ async def test_a_child_that_dies_costs_its_trial_only(
 
 
 async def test_a_child_that_does_not_answer_is_killed(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with open_lab(database_url, 10, budget_seconds=0.1, answer_seconds=0.5) as lab:
+    async with open_lab(database_url, 10, budget_seconds=0.1, answer_seconds=2) as lab:  # a real one has to do with it
         with monkeypatch.context() as patch:
-            patch.setattr(laboratory, "_CHILD", "time.sleep(60)")
+            patch.setattr(laboratory, "_CHILD", "# laboratory\ntime.sleep(60)")
             with pytest.raises(Unavailable):
                 await lab.measure()
         assert not running("laboratory")
@@ -306,9 +306,7 @@ async def _ignore_refusal(lab: Lab) -> None:
         await lab.measure(SLOW)
 
 
-async def test_a_child_is_told_nothing_of_the_service_and_ends_with_it(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_child_is_told_nothing_of_the_service_and_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGSTITCH_DATABASE_URL", "postgresql://secret@example.invalid/x")
     async with open_child(laboratory._CHILD) as child:
         await child.send(b"\0\0\0\1")

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from logstitch.actors.leases import LEASE_MARGIN_SECONDS, LEASE_SECONDS, Leases, leases_over
+from logstitch.errors import Unavailable
+
+
+@dataclass
+class Asked:
+    """Who wants a value."""
+
+    posted_at: float
+    abandoned: bool = False
 
 
 class Table:
@@ -30,7 +41,7 @@ class Table:
         return found
 
     async def find(self, key: str, *, fresh: bool = False) -> str | None:
-        return await self.leases.find(key, trio.current_time(), fresh=fresh)
+        return await self.leases.find(key, Asked(trio.current_time()), fresh=fresh)
 
 
 async def test_what_was_looked_up_is_believed_for_a_lease(autojump_clock: MockClock) -> None:
@@ -168,6 +179,46 @@ async def test_who_waits_is_not_left_alone_when_the_one_who_looks_leaves(autojum
         await wait_all_tasks_blocked()
         leaving.cancel_scope.cancel()
     assert table.looks == 2
+
+
+async def test_what_nobody_waits_for_any_more_is_not_looked_up(autojump_clock: MockClock) -> None:
+    table = Table(a="one", b="two", c="three")
+    table.seconds = 0.1
+    gone, left = Asked(trio.current_time()), Asked(trio.current_time())
+    found: list[str | None] = []
+
+    async def find(asker: Asked) -> None:
+        try:
+            found.append(await table.leases.find("c", asker))
+        except Unavailable:
+            found.append("not looked up")
+
+    async with trio.open_nursery() as nursery:
+        for key in ("a", "b"):
+            nursery.start_soon(table.find, key)  # they take both places
+        await wait_all_tasks_blocked()
+        for asker in (gone, left):
+            nursery.start_soon(find, asker)
+            await wait_all_tasks_blocked()
+        gone.abandoned = left.abandoned = True
+    assert found == ["not looked up"] * 2
+    assert table.looks == 2
+    assert await table.find("c") == "three"
+
+
+async def test_it_is_for_one_who_still_waits_although_the_first_has_gone(autojump_clock: MockClock) -> None:
+    table = Table(a="one", b="two", c="three")
+    table.seconds = 0.1
+    gone, here = Asked(trio.current_time()), Asked(trio.current_time())
+    async with trio.open_nursery() as nursery:
+        for key in ("a", "b"):
+            nursery.start_soon(table.find, key)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(table.leases.find, "c", gone)
+        await wait_all_tasks_blocked()
+        gone.abandoned = True
+        assert await table.leases.find("c", here) == "three"
+    assert table.looks == 3
 
 
 async def test_what_is_remembered_has_a_bound(autojump_clock: MockClock) -> None:

@@ -12,7 +12,6 @@ import pytest
 import trio
 
 from logstitch.actors.lookout import Lookout
-from logstitch.actors.mailbox import Address
 from logstitch.actors.messages.alerts import CatchUp
 from logstitch.actors.supervisor import open_supervisor
 from logstitch.errors import MailboxFull
@@ -32,7 +31,6 @@ class Hill:
 
     database: Database
     told: Evaluators
-    address: Address
 
     def numbers(self) -> list[int]:
         """The projects that it told of."""
@@ -44,7 +42,8 @@ async def open_hill(url: str, *, poll_seconds: float = POLL, projects: int = 100
     told = Evaluators()
     async with open_database(url) as database, open_supervisor() as supervisor:
         make = partial(Lookout, database, told, poll_seconds=poll_seconds, projects=projects)
-        yield Hill(database, told, supervisor.start("lookout", make, capacity=4))
+        supervisor.start("lookout", make, capacity=4)
+        yield Hill(database, told)
 
 
 def make_heads(*heads: int) -> Callable[[Connection], None]:
@@ -58,9 +57,8 @@ def make_heads(*heads: int) -> Callable[[Connection], None]:
 
 
 async def test_it_tells_of_projects_with_events_that_nobody_has_looked_at(database_url: str) -> None:
-    async with open_hill(database_url, poll_seconds=math.inf) as hill:
+    async with open_hill(database_url) as hill:
         await hill.database.transact(make_heads(0, 7))
-        hill.address.tell(CatchUp())
         await until(lambda: 2 in hill.numbers())
     assert set(hill.numbers()) == {2}
     assert {type(message) for _, message in hill.told.told} == {CatchUp}
@@ -111,6 +109,17 @@ async def test_the_events_of_a_process_that_was_killed_are_looked_at_by_another(
             await other.looked()
             assert await other.alerts() == await other.expected()
             assert len(await other.alerts()) == 1
+
+
+async def test_it_ends_with_its_mailbox_between_two_looks(database_url: str) -> None:
+    async with open_database(database_url) as database, open_supervisor() as supervisor:
+        told = Evaluators()
+        await database.transact(make_heads(7))
+        supervisor.start("lookout", lambda: Lookout(database, told, poll_seconds=math.inf), capacity=4)
+        await until(lambda: bool(told.told))
+
+        with trio.fail_after(10):
+            await supervisor.stop("lookout", deadline_seconds=60)
 
 
 @pytest.mark.parametrize("check", LIFECYCLE)

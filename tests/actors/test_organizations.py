@@ -12,13 +12,14 @@ import pytest
 
 from logstitch.actors.mailbox import Address
 from logstitch.actors.messages.projects import CreateProject, ListProjects, ResolveProject
-from logstitch.actors.organizations import Organizations
+from logstitch.actors.organizations import CONCURRENCY, Organizations
 from logstitch.actors.supervisor import open_supervisor
 from logstitch.errors import InvalidRequest, NotFound
 from logstitch.model import Plan
 from logstitch.store import projects
 from logstitch.store.database import Connection, Database, open_database
 from tests.actors.lifecycle import LIFECYCLE, Check, Subject
+from tests.support.crowds import begin_outage, open_crowd
 
 
 @asynccontextmanager
@@ -69,6 +70,22 @@ async def test_projects_are_listed_newest_first_in_pages(database_url: str) -> N
             if (after := page.next) is None:
                 break
         assert names == ["4", "3", "2", "1", "0"]
+
+
+async def test_a_project_that_is_known_is_found_at_once_while_others_wait_for_the_database(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_organizations(database_url) as (database, organizations):
+        mine = await make_organization(database)
+        made = await organizations.ask(CreateProject(mine, "first"), timeout=5)
+        outage = begin_outage(database, monkeypatch)
+        async with open_crowd(organizations) as crowd:
+            await crowd.ask([ListProjects(mine, 1, None)] * (2 * CONCURRENCY))
+            await crowd.ask([ResolveProject(mine, made.id)])
+            assert crowd.ends == {"answered": 1}
+            assert outage.requests == CONCURRENCY
+            outage.over.set()
+        assert crowd.ends == {"answered": 1 + 2 * CONCURRENCY}
 
 
 @pytest.mark.parametrize("check", LIFECYCLE)

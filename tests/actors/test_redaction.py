@@ -31,7 +31,7 @@ from logstitch.actors.messages.redaction import (
 )
 from logstitch.actors.redaction import MAX_MANAGED, MAX_TRIED, Redaction, redact_requests
 from logstitch.actors.supervisor import open_supervisor
-from logstitch.errors import ActorDown, Conflict, InvalidRequest, NotFound, Unavailable
+from logstitch.errors import ActorDown, Conflict, DailyEventLimitReached, InvalidRequest, NotFound, Unavailable
 from logstitch.ids import UlidMint
 from logstitch.model import EVENT, RESERVED_TENANT, IncomingEvent
 from logstitch.recording.rules import MAX_CUSTOM
@@ -48,6 +48,7 @@ from logstitch.verify import verify
 from tests.actors.lifecycle import LIFECYCLE, Check, Subject
 from tests.support.errors import ErrorLogs
 from tests.support.ingest import Bench, event, open_bench
+from tests.support.locks import wait_for_a_lock
 
 ADA = UUID(int=7)
 """The id of the key that changes rules."""
@@ -85,15 +86,6 @@ async def own_bodies(bench: Bench) -> list[dict[str, Any]]:
 async def audited(bench: Bench) -> list[dict[str, Any]]:
     """The stored events that tell of changes."""
     return [body for body in await bench.bodies() if body["tenant_id"] == RESERVED_TENANT]
-
-
-async def wait_for_a_lock(url: str) -> None:
-    """Until some transaction on the database waits for a row."""
-    with psycopg.connect(url, autocommit=True) as watcher, trio.fail_after(10):
-        while not watcher.execute(  # noqa: ASYNC110  (PostgreSQL tells nobody)
-            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        ).fetchall():
-            await trio.sleep(0.01)
 
 
 def change_rules(conn: Connection, project_no: int, pattern: str) -> UUID:
@@ -437,10 +429,13 @@ async def test_a_change_of_nothing_is_none(database_url: str) -> None:
         assert await bench.rows("SELECT rules_version FROM project_heads WHERE project_no = %(no)s") == [(1,)]
 
 
-async def test_rules_may_be_changed_when_the_days_events_are_used_up(database_url: str) -> None:
+async def test_rules_may_be_changed_when_the_days_events_are_used_up_and_use_up_none(database_url: str) -> None:
     async with open_bench(database_url) as bench:
-        await bench.submit(event(), daily_limit=1)
+        await bench.submit(*[event()] * 99, daily_limit=100)
         rule = await create(bench)
+        await bench.submit(event(), daily_limit=100)
+        with pytest.raises(DailyEventLimitReached):
+            await bench.submit(event(), daily_limit=100)
         await ask(bench, DeleteRule(ADA, rule.id))
         assert len(await audited(bench)) == 2
 
@@ -596,6 +591,24 @@ async def test_samples_that_are_refused_make_room_for_others(database_url: str) 
                 await ask(bench, TryRules({"metadata": {"a": CARD}}, (draft("("),)))
         tried = await ask(bench, TryRules({"metadata": {"a": CARD}}, ()))
         assert tried.event == {"metadata": {"a": "[REDACTED]"}}
+
+
+async def test_a_defect_that_a_sample_meets_is_told_to_its_asker_and_costs_no_ingest(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slices(*_: object) -> Generator[None, None, list[Result]]:
+        raise RuntimeError("a defect")
+
+    async with open_bench(database_url) as bench:
+        with monkeypatch.context() as patch:
+            patch.setattr(actor_module, "slices", slices)
+            for _ in range(2 * MAX_TRIED):
+                with pytest.raises(RuntimeError, match="a defect"):
+                    await ask(bench, TryRules({"metadata": {"a": CARD}}, ()))
+
+        await bench.submit(event())
+        (health,) = [health for health in bench.supervisor.health() if "redaction" in health.path]
+        assert health.restarts == 0
 
 
 async def test_a_trial_says_what_was_replaced_for_no_rule(database_url: str) -> None:

@@ -117,7 +117,7 @@ def expected(
         for seq, (at, event) in enumerate(given, start=1)
         if (start_ms is None or at >= start_ms) and (end_ms is None or at <= end_ms)
     ]
-    machine = engine.TimeMachine(Rule("", **{name: getattr(draft, name) for name in draft.__slots__}), existing)
+    machine = engine.TimeMachine(draft.rule(""), existing)
     machine.run(facts)
     found = machine.outcome()
     return RuleHistory(len(facts), _outcome(found.rule), _outcome(found.existing) if found.existing else None, None)
@@ -263,7 +263,7 @@ async def test_the_stored_rule_is_tried_as_it_is_set_now(database_url: str) -> N
 
 async def change(machine: Machine, decide: Any) -> None:
     work = rule_change(
-        machine.project_no, decide, by=UUID(int=7), event_id=UlidMint().one(AT), now=datetime_of(AT + 10**8)
+        machine.project_no, decide, by=UUID(int=7), event_id=UlidMint().one(AT), now=lambda: datetime_of(AT + 10**8)
     )
     await machine.database.transact(work.run)
 
@@ -418,7 +418,7 @@ async def test_a_child_that_dies_costs_its_question_only(
 async def test_a_child_that_does_not_answer_is_killed(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_machine(database_url, some_events(10), budget_seconds=0.1, answer_seconds=0.4) as machine:
         with monkeypatch.context() as patch:
-            patch.setattr(timemachine, "_CHILD", "time.sleep(60)")
+            patch.setattr(timemachine, "_CHILD", "# timemachine\ntime.sleep(60)")
             with pytest.raises(Unavailable):
                 await machine.replay()
         assert not running("timemachine")
@@ -445,9 +445,7 @@ async def _ignore_refusal(machine: Machine) -> None:
         await machine.replay()
 
 
-async def test_a_child_is_told_nothing_of_the_service_and_is_no_hurry(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_child_is_told_nothing_of_the_service_and_is_no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGSTITCH_DATABASE_URL", "postgresql://secret@example.invalid/x")
     async with open_child(timemachine._CHILD) as child:
         await child.send(b"\0\0\0\1")

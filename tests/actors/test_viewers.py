@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from logstitch import credentials
+from logstitch.actors import leases, viewers
 from logstitch.actors.keyring import KeyRing
 from logstitch.actors.leases import LEASE_MARGIN_SECONDS, LEASE_SECONDS
 from logstitch.actors.mailbox import Address
@@ -48,6 +49,7 @@ from logstitch.viewing import tokens
 from logstitch.viewing.tiers import Tier
 from logstitch.viewing.tokens import Claims, Secret, Secrets
 from tests.actors.lifecycle import LIFECYCLE, Check, Subject
+from tests.support.crowds import begin_outage, open_crowd
 
 DAY = timedelta(days=1)
 
@@ -104,12 +106,12 @@ async def open_office(url: str, first: Bootstrap | None = None) -> AsyncIterator
         holder = await keyring.ask(Authenticate(digest), timeout=5)
         assert holder.project is not None
         office: Office
-        viewers = supervisor.start(
+        address = supervisor.start(
             "viewers",
             lambda: Viewers(database, UlidMint(), now=lambda: datetime.now(UTC) + office.ahead),
             capacity=64,
         )
-        office = Office(database, keyring, viewers, made, holder.project, holder.key_id)
+        office = Office(database, keyring, address, made, holder.project, holder.key_id)
         yield office
 
 
@@ -349,6 +351,47 @@ async def test_an_outage_is_no_refusal(database_url: str, monkeypatch: pytest.Mo
             patch.setattr(office.database, "transact", away)
             assert await refused(office, token) is DatabaseUnavailable
         await office.who(token)
+
+
+# -- while the database is away ------------------------------------------------------------------------------------
+
+
+async def token_of_an_unknown_secret(office: Office) -> str:
+    """As another process could have signed it: nobody can tell without a look."""
+    rows = await office.database.transact(lambda conn: viewer_secrets.list_secrets(conn, datetime.now(UTC)))
+    now = int(datetime.now(UTC).timestamp())
+    claims = Claims(office.project.id, "acme", None, office.key_id, now, now + 3600)
+    return tokens.mint(Secrets(rows.deployment_id, [Secret(uuid.uuid4(), b"s" * 32)]), claims, b"j")
+
+
+async def test_made_up_tokens_do_not_pile_up_and_a_known_one_is_answered_at_once(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(viewers, "MOST_LOOK_UPS", 20)
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 60.0)
+    async with open_office(database_url) as office:
+        known, made_up = await office.mint(), await token_of_an_unknown_secret(office)
+        await office.who(known)
+        outage = begin_outage(office.database, monkeypatch)
+        async with open_crowd(office.viewers) as crowd:
+            await crowd.ask([AuthenticateViewer(made_up)] * 30)
+            assert crowd.ends == {"Unavailable": 10}
+
+            await crowd.ask([AuthenticateViewer(known)])
+            assert crowd.ends == {"Unavailable": 10, "answered": 1}
+            outage.over.set()
+    assert crowd.ends == {"Unavailable": 10, "answered": 1, "UnknownSecret": 20}
+
+
+async def test_tokens_to_be_minted_do_not_pile_up_either(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(viewers, "MOST_MANAGED", 20)
+    async with open_office(database_url) as office:
+        outage = begin_outage(office.database, monkeypatch)
+        async with open_crowd(office.viewers) as crowd:
+            await crowd.ask([MintViewerToken(office.project, office.key_id, "acme", None, 60)] * 30)
+            assert crowd.ends == {"Unavailable": 10}
+            outage.over.set()
+    assert crowd.ends == {"Unavailable": 10, "answered": 20}
 
 
 # -- tiers ---------------------------------------------------------------------------------------------------------

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -94,7 +96,7 @@ async def test_it_believes_what_the_service_sends_also_while_secrets_overlap(dat
             assert line == f"{id_text(IdKind.DELIVERY, delivery_id.bytes)} webhook.test"
 
         await send(1)
-        change = rotation(project[0], row.id, new_secret(), by=UUID(int=7), event_id=MINT.one(NOW_MS), now=NOW)
+        change = rotation(project[0], row.id, new_secret(), by=UUID(int=7), event_id=MINT.one(NOW_MS), now=lambda: NOW)
         await database.transact(change.run)
         await send(2)
 
@@ -126,3 +128,18 @@ def test_it_believes_nothing_else(sample: Sample) -> None:
         assert sample.post({header: value for header, value in good.items() if header != name}) == 401
         assert sample.post(good | {name: "?"}) == 401
     assert sample.post(signed_headers(ID, now, BODY, [new_secret(), SECRET])) == 204
+
+
+def test_it_keeps_no_more_than_a_megabyte_of_what_anybody_sends(sample: Sample) -> None:
+    with socket.create_connection(("127.0.0.1", sample.port), timeout=10) as client, suppress(ConnectionError):
+        client.sendall(b"POST /hook HTTP/1.1\r\nHost: x\r\nContent-Length: 1073741824\r\n\r\n")
+        client.sendall(bytes(2 * 1024 * 1024))  # of a gigabyte; it does not wait for the rest
+        assert client.recv(100).split(b" ", 2)[1] == b"413"
+    assert sample.post(signed_headers(ID, int(time.time()), BODY, [SECRET])) == 204
+
+
+def test_a_body_of_unknown_length_does_not_stop_it(sample: Sample) -> None:
+    with httpx.Client(trust_env=False) as client:
+        answer = client.post(sample.url, content=iter([BODY]))  # chunked
+    assert answer.status_code in (401, 411)
+    assert sample.post(signed_headers(ID, int(time.time()), BODY, [SECRET])) == 204

@@ -188,6 +188,43 @@ def test_claims_that_come_too_late_or_fail(answer: Answer, badge: str, told: str
         tab.until_text("#explain", "Done: 42 events")
 
 
+@pytest.mark.parametrize(
+    "lost",
+    [error(503, "unavailable", "Busy."), error(500, "internal_error"), Answer(502, "<html>", content_type="text/html")],
+    ids=["busy", "failed", "no answer"],
+)
+def test_a_claim_that_was_perhaps_made_by_the_first_try_is_not_told_as_somebody_elses(
+    lost: Answer, tab: Tab, active: PagesApi
+) -> None:
+    active.on(CLAIM, lost)
+    tab.type("#key", MASTER)
+    tab.until_text("#project", "Billing")
+    tab.click("#submit")
+    tab.until(lambda: tab.text("#failure"))
+
+    active.on(CLAIM, error(410, "stream_already_claimed"))
+    tab.click("#submit")
+
+    told = tab.until_text("#explain", "perhaps by the try before, which had no certain answer")
+    assert "Look at the newest events of the project Billing" in told
+    assert "Somebody" not in told
+    assert tab.text("#badge") == "Claimed"
+    assert not tab.seen("#claim")
+
+
+def test_a_claim_that_was_refused_before_is_somebody_elses(tab: Tab, active: PagesApi) -> None:
+    active.on(CLAIM, error(429, "rate_limited"))
+    tab.type("#key", MASTER)
+    tab.until_text("#project", "Billing")
+    tab.click("#submit")
+    tab.until(lambda: tab.text("#failure"))
+
+    active.on(CLAIM, error(410, "stream_already_claimed"))
+    tab.click("#submit")
+
+    tab.until_text("#explain", "Somebody has claimed this stream")
+
+
 def test_nothing_is_stored_and_nothing_goes_elsewhere(tab: Tab, active: PagesApi) -> None:
     tab.type("#key", MASTER)
     tab.until_text("#project", "Billing")

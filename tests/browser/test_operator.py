@@ -122,8 +122,31 @@ def test_why_it_is_not_ready_stands_on_top(tab: Tab, ops: PagesApi) -> None:
 
     assert tab.text("#state") == "Not ready"
     assert lines(tab, "#reasons p") == [f"{reason['field']} {reason['message']}" for reason in reasons]
-    assert tab.text("#database-state") == "Away"
     assert tab.driver.title.startswith("● ")
+
+
+def test_what_is_wrong_with_the_database_is_said_beside_it(tab: Tab, ops: PagesApi) -> None:
+    wrong = ["fsync is off: a crash of the machine loses acknowledged events", "The schema is not prepared yet."]
+    reasons = [{"field": "database", "message": message} for message in wrong]
+    stuck = {"field": "actors/ingest/7", "message": "Work waits and nothing moves."}
+    ops.on("GET /health/ready", error(503, "unavailable", "The service is not ready.", details=[*reasons, stuck]))
+
+    watch(tab, ops)
+
+    assert tab.text("#database-state") == "Not ready"
+    assert lines(tab, "#database-why") == [" ".join(wrong)]
+    ops.on("GET /health/ready", Answer(200, {"status": "ready", "request_id": "r"}))
+    tab.until(lambda: tab.text("#database-state") == "Up")
+    assert not tab.seen("#database-why")
+
+
+def test_a_database_that_is_well_is_up_whatever_else_is_wrong(tab: Tab, ops: PagesApi) -> None:
+    stuck = {"field": "actors/ingest/7", "message": "Work waits and nothing moves."}
+    ops.on("GET /health/ready", error(503, "unavailable", "The service is not ready.", details=[stuck]))
+
+    watch(tab, ops)
+
+    assert (tab.text("#state"), tab.text("#database-state")) == ("Not ready", "Up")
 
 
 def test_draining(tab: Tab, ops: PagesApi) -> None:

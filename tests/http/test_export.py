@@ -7,6 +7,7 @@ import io
 import itertools
 import re
 from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
@@ -15,6 +16,7 @@ from uuid import UUID
 import orjson
 import pytest
 import trio
+import trio.testing
 from structlog.testing import capture_logs
 
 from logstitch import metrics
@@ -26,7 +28,7 @@ from logstitch.errors import DatabaseUnavailable, RateLimited, Unavailable
 from logstitch.http import examples, export, pipeline
 from logstitch.http.api import App, create_app
 from logstitch.http.csvlines import COLUMNS, csv_line
-from logstitch.http.export import MOST_OF_READER, Places
+from logstitch.http.export import MOST_OF_READER, Places, Turns
 from tests.support.client import Answer, Client
 from tests.support.errors import ErrorLogs
 from tests.support.world import NOW_MS, Organization, Stage, World
@@ -547,6 +549,77 @@ async def test_exports_leave_look_ups_to_others(producer: Client, world: World) 
             nursery.start_soon(producer.get, EXPORT)
 
     assert most == export.LOOK_UPS
+
+
+async def test_who_has_many_exports_delays_who_has_one_by_its_turn_alone(
+    producer: Client, viewer: Client, world: World
+) -> None:
+    await send_ten(producer)
+    looked_up: list[str] = []
+
+    async def hook(message: Ask[Any]) -> None:
+        if isinstance(message, ListEvents):
+            looked_up.append("key" if message.view is None else "tenant")
+            for _ in range(100):
+                await trio.lowlevel.checkpoint()
+
+    world.interrupt(hook)
+    async with trio.open_nursery() as nursery:
+        for _ in range(MOST_OF_READER):
+            nursery.start_soon(producer.get, EXPORT)
+        nursery.start_soon(viewer.get, EXPORT)
+
+    assert (looked_up.count("key"), looked_up.count("tenant")) == (MOST_OF_READER * 4, 4)
+    before = looked_up[: len(looked_up) - looked_up[::-1].index("tenant")]
+    assert before.count("key") < 13, looked_up  # 16, if they were served as they come
+
+
+async def order_of(slots: int, held: list[str], wanted: str) -> str:
+    """Who has turns at the last that is given back of ``held``, of those who want one in this order."""
+    turns, order = Turns(slots), list[str]()
+
+    async def look_up(reader: str) -> None:
+        async with turns.turn(reader):
+            order.append(reader)
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery, AsyncExitStack() as holding:
+        for reader in held[:-1]:
+            await holding.enter_async_context(turns.turn(reader))
+        async with turns.turn(held[-1]):
+            for reader in wanted:
+                nursery.start_soon(look_up, reader)
+                await trio.testing.wait_all_tasks_blocked()
+            assert order == []
+        await trio.testing.wait_all_tasks_blocked()
+    return "".join(order)
+
+
+async def test_readers_take_turns_however_many_each_waits_for() -> None:
+    assert await order_of(1, ["a"], "aaabcc") == "abcaca"
+
+
+async def test_who_has_a_turn_waits_for_who_has_none() -> None:
+    assert await order_of(2, ["a", "b"], "aabac") == "bcaaa"
+
+
+async def test_who_is_alone_has_them_all() -> None:
+    with trio.fail_after(1):
+        turns = Turns(2)
+        async with turns.turn("a"), turns.turn("a"):
+            pass
+
+
+async def test_who_gives_up_waiting_takes_no_turn() -> None:
+    turns = Turns(1)
+    async with turns.turn("a"):
+        with trio.CancelScope() as left:
+            left.cancel()
+            async with turns.turn("b"):
+                raise AssertionError
+    with trio.fail_after(1):
+        async with turns.turn("c"):
+            pass
 
 
 def scope_of(client: Client, path: str) -> dict[str, Any]:

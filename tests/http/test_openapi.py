@@ -15,7 +15,9 @@ from logstitch.errors import LogStitchError
 from logstitch.http.api import App, create_ops_app
 from logstitch.http.errors import TABLE
 from logstitch.http.openapi import document
+from logstitch.http.responses import Reply
 from logstitch.http.roles import Kind
+from logstitch.http.routing import with_cors
 from logstitch.http.schemas.events import EventExportQuery, EventListQuery
 from logstitch.model import EVENT
 from tests.support.client import Answer, Client, Documented
@@ -102,6 +104,51 @@ async def test_every_example_fits_its_schema(published: dict[str, Any], document
 async def test_every_schema_is_json_schema(published: dict[str, Any]) -> None:
     for schema in published["components"]["schemas"].values():
         Draft202012Validator.check_schema(schema)
+
+
+async def test_every_answer_that_is_worth_repeating_is_told_of(published: dict[str, Any]) -> None:
+    (trying,) = (p for p in published["info"]["description"].split("\n\n") if p.startswith("**Trying again.**"))
+    with_a_wait = {
+        status
+        for status, response in published["components"]["responses"].items()
+        if "Retry-After" in response["headers"]
+    }
+
+    assert with_a_wait == {"429", "503"}
+    assert with_a_wait | {"408", "500"} == set(re.findall(r"`([45]\d\d)`", trying))
+    assert "Every other answer" not in trying
+
+
+async def test_which_answers_have_no_request_id_in_their_body_is_said_in_one_way(app: App) -> None:
+    (own,) = (endpoint for endpoint in app.endpoints if endpoint.name == "openapi")
+
+    assert "The one answer" not in own.description
+    introduction = document(app.endpoints)["info"]["description"]
+    assert "only exports and this document have none in their body" in " ".join(introduction.split())
+
+
+async def test_every_header_that_is_documented_may_be_read_by_pages_of_any_origin(app: App) -> None:
+    answer = with_cors(next(e for e in app.endpoints if e.cors), Reply(200, b""))
+    exposed = {name.lower() for name in dict(answer.headers)[b"access-control-expose-headers"].decode().split(", ")}
+
+    documented = {"x-request-id", "retry-after"}
+    for endpoint in app.endpoints:
+        if endpoint.cors:
+            documented |= {name.lower() for name in endpoint.success.headers}
+    assert documented - {"cache-control"} == exposed
+
+
+async def test_paths_of_fields_say_how_a_key_with_dots_is_named(published: dict[str, Any]) -> None:
+    found = {
+        f"{name}.{field}": schema["properties"][field]["description"]
+        for name, schema in published["components"]["schemas"].items()
+        for field in ("fields", "hidden_fields")
+        if "dot paths" in schema.get("properties", {}).get(field, {}).get("description", "").lower()
+    }
+
+    assert len(found) >= 4
+    for where, description in found.items():
+        assert "A key with dots in its name" in description, where
 
 
 def test_every_code_of_the_contract_has_one_row() -> None:

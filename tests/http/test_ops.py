@@ -42,18 +42,6 @@ async def test_it_is_not_ready_and_says_why(ops: Client, health: WellBeing) -> N
     assert (await ops.get("/health/live")).status == 200
 
 
-async def test_draining_is_not_ready(ops: Client, health: WellBeing) -> None:
-    health.draining = True
-
-    assert (await ops.get("/health/ready")).status == 503
-
-
-async def test_it_is_not_alive(ops: Client, health: WellBeing) -> None:
-    health.alive = False
-
-    assert (await ops.get("/health/live")).status == 503
-
-
 async def test_actors_are_a_tree_with_numbers_in_order(ops: Client, health: WellBeing) -> None:
     health.all = [actor_health(path) for path in ("ingest/10", "keyring", "ingest/9", "redaction/9")]
 

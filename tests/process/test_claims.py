@@ -262,11 +262,14 @@ def test_claims_beside_ingest_lose_nothing_and_leave_it_its_time(
         print(f"{load.name}: without {load.between(quiet, began)}; beside {load.between(began, ended)}")
         print(f"  refused: {load.refused}")
     with psycopg.connect(service.database_url) as conn:
-        stored: dict[int, int] = dict(conn.execute("SELECT project_no, count(*) FROM events GROUP BY 1").fetchall())
-    acknowledged = [len(load.took) - len(load.refused) for load in loads]
-    assert sorted(stored.values()) == sorted([acknowledged[0] + claims * (count + 1), acknowledged[1]])
-    if count <= 800:
-        assert [load.refused for load in loads] == [[], []]
+        rows = conn.execute("SELECT count(*) FROM events GROUP BY project_no ORDER BY project_no").fetchall()
+    (claimed_into,), (apart,) = rows
+    for load, stored in zip(loads, (claimed_into - claims * (count + 1), apart), strict=True):
+        # A 503 does not say whether the event was stored.
+        assert len(load.took) - len(load.refused) <= stored <= len(load.took), load.name
+        if count <= 800:
+            assert set(load.refused) <= {503}, load.name
+            assert len(load.refused) <= len(load.took) // 100, load.name
 
 
 def claim(master: httpx.Client, service: Service, token: str) -> None:

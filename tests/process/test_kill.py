@@ -19,6 +19,10 @@ from tests.support import killing
 # complains of it in whatever runs then.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
+RECOVERY_SECONDS = 15.0
+"""From when what was killed runs again to the first 201. The figures are 2 s for the service and 1.5 s for PostgreSQL;
+a machine that does other things besides needs longer, and one that never recovers is found here."""
+
 
 @pytest.fixture(autouse=True)
 def _collect() -> Iterator[None]:
@@ -32,29 +36,33 @@ def test_what_was_acknowledged_survives_every_kill(request: pytest.FixtureReques
     seconds = float(request.config.getoption("--kill-seconds"))
     seed = request.config.getoption("--kill-seed") or int.from_bytes(os.urandom(4), "big")
     with killing.scene() as (server, process, keys):
-        ledger = trio.run(partial(killing.run, server, process, keys, seconds=seconds, seed=int(seed)))
+        ledger = trio.run(partial(killing.run, server, process, keys, seconds=seconds, seed=int(seed), least=3))
+        said = f"{ledger}\n{process.log.read_text(errors='replace')[-2000:]}"
     print(ledger)
-    assert not ledger.violated, str(ledger)
-    assert ledger.unsettled == 0, "every client was answered in the end\n" + str(ledger)
+    assert not ledger.violated, said
     assert ledger.acknowledged
-    assert sum(ledger.faults.values()) >= 3, "too little was killed to prove anything\n" + str(ledger)
+    assert ledger.not_recovered == 0, said
+    assert max(seconds for times in ledger.recoveries.values() for seconds in times) < RECOVERY_SECONDS, said
+    assert ledger.unsettled == 0, "every client is answered in the end\n" + said
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
-    ("mutant", "fault"),
+    ("mutant", "fault", "broken"),
     [
-        ("acknowledge_before_commit", "service"),
-        ("swallow_errors", "postgres"),
-        ("no_unique_key", "backend"),
-        ("async_commit", "postgres"),
+        ("acknowledge_before_commit", "service", "lost"),
+        ("swallow_errors", "postgres", "lost"),
+        ("no_unique_key", "backend", "doubled"),
+        ("async_commit", "postgres", "lost"),
     ],
 )
-def test_a_broken_service_is_found_out(mutant: str, fault: str) -> None:
+def test_a_broken_service_is_found_out(mutant: str, fault: str, broken: str) -> None:
+    """By the promise that it breaks, and not by some other."""
     with killing.scene(mutant) as (server, process, keys):
         ledger = trio.run(
-            partial(killing.run, server, process, keys, seconds=6, seed=1, faults=(fault,), settle_seconds=20)
+            partial(killing.run, server, process, keys, seconds=6, seed=1, faults=(fault,), least=3, settle_seconds=20)
         )
     print(ledger)
-    assert ledger.violated, f"the harness does not notice {mutant}\n{ledger}"
+    assert getattr(ledger, broken), f"the harness does not notice {mutant}\n{ledger}"
+    assert ledger.violated

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +19,11 @@ import psutil
 import psycopg
 import pytest
 
+from logstitch.app import ACTORS_DRAIN_SECONDS, exit_seconds
+from logstitch.config import Settings
+from logstitch.workers import stop_seconds
 from tests.support.ingest import event
-from tests.support.service import Service, initialize, running_service, wait_until
+from tests.support.service import CHECKOUT, Service, environment, initialize, running_service, wait_until
 
 
 @pytest.fixture
@@ -141,6 +146,64 @@ def test_workers_share_the_port_and_one_that_dies_is_replaced(blank_database_url
         wait_until(lambda: len(service.announcements()) == 3, seconds=30)
         assert service.stop() == 0
         assert not any(worker.is_running() and worker.status() != "zombie" for worker in workers)
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again_and_the_others_go_on(blank_database_url: str) -> None:
+    script = """
+import errno, trio
+from logstitch import cli
+
+forks, open_process = [], trio.lowlevel.open_process
+
+async def fork(*arguments, **named):
+    forks.append(1)
+    if len(forks) in (3, 4):
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+    if len(forks) == 5:
+        raise RuntimeError("can't start new thread")
+    return await open_process(*arguments, **named)
+
+trio.lowlevel.open_process = fork
+cli.main()
+"""
+    options = ("--drain-notice", "0")
+    with running_service(
+        *options, command=("-c", script), database_url=blank_database_url, workers=2, seconds=60
+    ) as service:
+        victim, other = psutil.Process(service.process.pid).children()
+        victim.kill()
+        wait_until(lambda: len(service.announcements()) == 3, seconds=30)
+        died = [json.loads(line) for line in service.log_text().splitlines() if '"worker.died"' in line]
+        assert [line["status"] for line in died] == [-9, None, None, None]
+        assert died[1]["why"] == "Resource temporarily unavailable"
+        assert other.is_running()
+        assert service.stop() == 0
+
+
+def test_workers_that_cannot_serve_this_database_are_not_started_again(blank_database_url: str) -> None:
+    initialize(blank_database_url)
+    with psycopg.connect(blank_database_url, autocommit=True) as conn:
+        conn.execute("INSERT INTO schema_migrations (number, name, checksum) VALUES (9999, 'later', 'x')")
+    done = subprocess.run(
+        [sys.executable, "-m", "logstitch", "serve", "--workers=2", "--bind=127.0.0.1:0", "--ops-bind=127.0.0.1:0"],
+        env=environment({"LOGSTITCH_DATABASE_URL": blank_database_url}),
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("logstitch: The database is newer than this version") == 2
+    assert "worker.died" not in done.stderr
+    refused = [json.loads(line) for line in done.stderr.splitlines() if '"worker.cannot_serve"' in line]
+    assert sorted(line["worker"] for line in refused) == [0, 1]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("notice", "seconds"), [(0.0, 0.0), (1.0, 10.0), (60.0, 60.0)])
+def test_a_worker_has_the_time_that_its_own_drain_may_take(notice: float, seconds: float) -> None:
+    settings = Settings(drain_notice=notice, drain_seconds=seconds)
+    assert notice + seconds + ACTORS_DRAIN_SECONDS < exit_seconds(settings) < stop_seconds(settings)
 
 
 def test_workers_keep_the_limit_of_one_address(blank_database_url: str) -> None:

@@ -25,6 +25,7 @@ import trio
 
 from logstitch.app import stop_signals
 from logstitch.store.cluster.process import processes_in
+from tests.support.own_server import own_server
 from tests.support.service import CHECKOUT, Keys, Service, environment, initialize, running_service, wait_until
 from tests.support.stored import AT, an_event, store
 
@@ -107,13 +108,30 @@ def test_administration_needs_no_key(blank_database_url: str) -> None:
     with running_service(database_url=blank_database_url, keys=NOBODY) as service:
         with service.client(key["key"]) as client:
             assert client.post("/api/v1/events", json=EVENT).status_code == 201
-        revoked = command(
-            "key", "revoke", key["id"], "--organization", organization["organization_id"],
-            LOGSTITCH_DATABASE_URL=blank_database_url,
-        )  # fmt: skip
-        assert revoked.returncode == 0
+        revoked = run("key", "revoke", key["id"], "--organization", organization["organization_id"])
+        assert revoked["id"] == key["id"]
+        assert revoked["revoked_at"]
         with service.client(key["key"]) as client:
             wait_until(lambda: client.post("/api/v1/events", json=EVENT).status_code == 401, seconds=2)
+
+
+def test_changes_answer_in_json_too(blank_database_url: str) -> None:
+    def run(*arguments: str) -> dict[str, Any]:
+        done = command(*arguments, "--json", LOGSTITCH_DATABASE_URL=blank_database_url)
+        assert done.returncode == 0, done.stderr
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
+    organization = run("init")["organization_id"]
+    key = run("key", "create", "ci")
+
+    assert run("org", "plan", organization, "free") == {"organization_id": organization, "plan": "free"}
+    revoked = run("key", "revoke", key["id"])
+    assert (revoked["id"], revoked["name"]) == (key["id"], "ci")
+    assert key["key"].startswith(revoked["prefix"])
+    rotated = run("key", "rotate-viewer-secret")
+    assert rotated["rotated_at"] < rotated["former_tokens_hold_until"]
+    assert run("key", "rotate-viewer-secret", "--revoke-former")["former_tokens_hold_until"] is None
 
 
 def test_commands_work_beside_a_running_service(data: Path, tmp_path: Path) -> None:
@@ -201,7 +219,7 @@ def test_help_helps(arguments: list[str]) -> None:
     assert "Usage" in done.stdout
 
 
-def test_without_a_database_it_lives_is_not_ready_and_heals(blank_database_url: str) -> None:
+def test_without_a_database_it_lives_is_not_ready_and_heals() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         nowhere = f"postgresql://logstitch@127.0.0.1:{closed.getsockname()[1]}/x"
@@ -233,6 +251,146 @@ def test_without_a_database_it_lives_is_not_ready_and_heals(blank_database_url: 
             process.wait(10)
             assert process.stderr is not None
             process.stderr.close()
+
+
+def test_while_its_own_server_recovers_it_lives_is_not_ready_and_then_serves(data: Path) -> None:
+    # A standby that takes no connections is ready only once it is promoted: a recovery that lasts until we say so.
+    assert command("migrate", "--data", str(data)).returncode == 0
+    cluster = data / "postgres"
+    with (cluster / "postgresql.conf").open("a") as settings:
+        settings.write("hot_standby = off\n")
+    (cluster / "standby.signal").touch()
+    public, private = (data.parent / name for name in ("public.sock", "ops.sock"))
+    output = data.parent / "output"
+    with output.open("wb") as stdout:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "logstitch", "serve", f"--bind=unix:{public}", f"--ops-bind=unix:{private}"],
+            env=environment({"LOGSTITCH_DATA": str(data), "LOGSTITCH_DRAIN_NOTICE": "0"}),
+            cwd=CHECKOUT,
+            stdout=stdout,
+            stderr=subprocess.STDOUT,
+        )
+
+    def get(path: Path, target: str) -> httpx.Response:
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), timeout=5) as client:
+            return client.get(f"http://localhost{target}")
+
+    try:
+        wait_until((data / "postgres" / "postmaster.pid").exists, seconds=30)
+        refused = get(public, "/api/v1/events")
+        assert (refused.status_code, refused.json()["error"]["message"]) == (503, "The service is starting.")
+        assert get(private, "/health/live").status_code == 200
+        wait_until(lambda: "Its log says: LOG:  waiting for WAL" in get(private, "/health/ready").text)
+        ready = get(private, "/health/ready")
+        assert ready.status_code == 503
+        assert ready.json()["error"]["details"][0]["field"] == "database"
+        assert get(private, "/health/actors").json()["children"] == []
+        assert "logstitch_http_requests_total" in get(private, "/metrics").text
+
+        (cluster / "promote").touch()
+        os.kill(int((cluster / "postmaster.pid").read_text().split()[0]), signal.SIGUSR1)
+        wait_until(lambda: get(private, "/health/ready").status_code == 200, seconds=30)
+        wait_until(lambda: "Health and metrics" in output.read_text())
+        # And what it prints can be pasted, although there is neither a host nor a port.
+        lines = re.findall(r"^  (curl .*?[^\\])$", output.read_text(), re.MULTILINE | re.DOTALL)
+        sent, listed = (
+            subprocess.run(["/bin/sh", "-c", line], capture_output=True, text=True, timeout=30) for line in lines
+        )
+        (event_id,) = json.loads(sent.stdout)["ids"]
+        assert [event["id"] for event in json.loads(listed.stdout)["events"]] == [event_id]
+        assert "http:///" not in output.read_text()
+        process.terminate()
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+def test_the_first_keys_are_shown_although_the_database_went_away_while_it_was_prepared(
+    blank_database_url: str,
+) -> None:
+    script = """
+import sys
+from logstitch import app, cli
+from logstitch.errors import DatabaseUnavailable
+
+def away(name):
+    make, failures = getattr(app, name), [DatabaseUnavailable("The database is restarting.")]
+    def once(*arguments, **named):
+        if failures:
+            raise failures.pop()
+        return make(*arguments, **named)
+    setattr(app, name, once)
+
+away("service_secret")
+away("ensure_secret")
+cli.main()
+"""
+    with running_service(
+        command=("-c", script), keys=NOBODY, extra={"LOGSTITCH_DATABASE_URL": blank_database_url}
+    ) as service:
+        assert service.log_text().count("service.database_away") == 2
+        assert "project_key" in service.log_text()
+
+
+def test_errors_that_nobody_foresaw_end_neither_the_readiness_look_nor_a_metric(blank_database_url: str) -> None:
+    def told(look: str) -> int:
+        lines = [json.loads(line) for line in service.log_text().splitlines() if line.startswith("{")]
+        return sum(line["event"] == "service.look_failed" and line["look"] == look for line in lines)
+
+    keys = initialize(blank_database_url)
+    with psycopg.connect(blank_database_url, autocommit=True) as conn:
+        # What a damaged index of the catalogue raises, instead of the settings; and a table that is not there.
+        conn.execute("CREATE SCHEMA damaged")
+        conn.execute(
+            "CREATE FUNCTION damaged.current_setting(text) RETURNS text LANGUAGE plpgsql AS"
+            " $$ BEGIN RAISE 'damaged' USING ERRCODE = 'XX002'; END $$"
+        )
+        conn.execute("ALTER TABLE word_blocks RENAME TO no_word_blocks")
+        path = f'ALTER DATABASE "{conn.info.dbname}" SET search_path = '
+        conn.execute((path + "damaged, pg_catalog, public").encode())
+        with running_service(database_url=blank_database_url, keys=keys) as service, service.ops() as ops:
+            wait_until(lambda: told("database") == told("words_backlog") == 1)
+            for _ in range(3):  # looks at the database
+                calls = count_of(ops.get("/metrics").text, "logstitch_database_calls_total")
+                wait_until(
+                    lambda calls=calls: count_of(ops.get("/metrics").text, "logstitch_database_calls_total") > calls
+                )
+            assert told("database") == 1
+            assert ops.get("/health/live").status_code == 200
+            assert "IndexCorrupted" in ops.get("/health/ready").text
+            with service.client() as client:
+                assert client.post("/api/v1/events", json=EVENT).status_code == 201
+
+            conn.execute((path + '"$user", public').encode())
+            conn.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            wait_until(lambda: ops.get("/health/ready").status_code == 200)
+            assert service.stop() == 0
+
+
+def test_a_setting_that_is_a_risk_is_told_once_for_each_change(tmp_path: Path) -> None:
+    def told() -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in service.log_text().splitlines() if line.startswith("{")]
+        return [line for line in lines if line["event"] == "database.risk"]
+
+    with own_server() as server:
+        server.start(full_page_writes="off")
+        with running_service(database_url=server.url) as service, service.ops() as ops:
+            wait_until(lambda: len(told()) == 1)
+            calls = count_of(ops.get("/metrics").text, "logstitch_database_calls_total")
+            wait_until(lambda: count_of(ops.get("/metrics").text, "logstitch_database_calls_total") > calls + 2)
+            assert ops.get("/health/ready").status_code == 200
+            server.kill()
+            wait_until(lambda: ops.get("/health/ready").status_code == 503)
+            server.start(full_page_writes="on")
+            wait_until(lambda: len(told()) == 2, seconds=20)
+            assert service.stop() == 0
+    assert [line["level"] for line in told()] == ["warning", "warning"]
+    assert told()[0]["risks"][0].startswith("full_page_writes is off")
+    assert told()[1]["risks"] == []
 
 
 @pytest.mark.parametrize("setting", ["synchronous_commit"])
@@ -297,7 +455,7 @@ def test_an_embedded_server_that_cannot_start_says_why(data: Path) -> None:
         before = settings.read_text()
         settings.write_text(before + "max_wal_size = plenty\n")
         os.kill(int((data / "postgres" / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
-        wait_until(lambda: "its log: FATAL:" in ops.get("/health/ready").text.replace("The end of", ""), seconds=20)
+        wait_until(lambda: "Its log says: FATAL:" in ops.get("/health/ready").text, seconds=20)
         assert "postgresql.conf" in ops.get("/health/ready").text
         settings.write_text(before)
         wait_until(lambda: ops.get("/health/ready").status_code == 200, seconds=20)
@@ -394,6 +552,23 @@ def test_a_second_signal_cuts_the_drain_short_and_the_status_says_so(blank_datab
         service.process.send_signal(signal.SIGTERM)
         assert service.process.wait(10) == 1
         half.close()
+
+
+def test_the_bound_on_the_drain_does_not_reach_beyond_it(blank_database_url: str) -> None:
+    # What comes after it, such as the stop of an embedded server, has bounds of its own.
+    script = """
+import threading
+from logstitch import cli
+try:
+    cli.main()
+finally:
+    timers = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+    print("timers:", sum(not timer.finished.is_set() for timer in timers), flush=True)
+"""
+    with running_service("--drain-notice", "0", command=("-c", script), database_url=blank_database_url) as service:
+        assert service.stop() == 0
+        wait_until(lambda: "timers: " in service.log_text())
+        assert "timers: 0\n" in service.log_text()
 
 
 async def test_signals_are_heard_one_by_one_and_then_never_again() -> None:

@@ -37,7 +37,7 @@ def find(built: Sequence[Block], prefix: bytes) -> set[int]:
     """What the store and a reader do together: from the last block that does not begin after the prefix."""
     first_words = [block.first_word for block in built]
     first = max(0, bisect_right(first_words, prefix) - 1)
-    last = bisect_right(first_words, prefix + blocks.AFTER)
+    last = bisect_right(first_words, prefix + b"\xff")
     return set[int]().union(*(lookup(block.payload, prefix) for block in built[first:last]))
 
 

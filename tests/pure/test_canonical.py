@@ -15,7 +15,8 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logstitch.evidence.canonical import canonical, canonical_exact, encode_sections
+from logstitch.evidence.canonical import canonical, encode_sections
+from logstitch.jcs import canonical_exact
 from logstitch.sections import SECTIONS
 
 VECTORS = Path(__file__).parent / "vectors"

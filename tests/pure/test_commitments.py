@@ -12,8 +12,8 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logstitch.evidence.canonical import canonical_exact
 from logstitch.evidence.commitments import SALTS_PER_EVENT, Verdict, commit, encode_event, verify_event
+from logstitch.jcs import canonical_exact
 from logstitch.sections import SECTIONS
 
 VECTORS = Path(__file__).parent / "vectors"

@@ -18,9 +18,9 @@ from logstitch.ids import (
     new_request_id,
     parse_event_id,
     parse_id,
-    ulid_ms,
     ulid_text,
 )
+from tests.support.ulids import ulid_ms
 
 NOW = 1_795_420_800_123
 

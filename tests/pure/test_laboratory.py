@@ -61,6 +61,7 @@ def run(rule: CustomRule, *events: dict[str, Any], exempt: str | None = None) ->
         ({"metadata": {"a": "ACCT-1"}}, ["metadata.a"]),
         ({"metadata": {"a": {"b": ["x", "ACCT-1", ["ACCT-2"]]}}}, ["metadata.a.b.*", "metadata.a.b.*.*"]),
         ({"metadata": {"2024": "ACCT-1"}}, ["metadata.2024"]),
+        ({"metadata": {"k" * 200: "ACCT-1", "k" * 201: "ACCT-1"}}, [f"metadata.{'k' * 200}", f"metadata.{'k' * 200}…"]),
         ({"metadata": {"ACCT-1": "x"}}, ["metadata.[REDACTED]"]),
         ({"metadata": {"ACCT-1": "ACCT-2"}}, ["metadata.[REDACTED]"]),
         ({"metadata": {"ACCT-1": {"a": "ACCT-2"}}}, ["metadata.[REDACTED]", "metadata.[REDACTED].a"]),

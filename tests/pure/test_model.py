@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -15,11 +15,11 @@ from logstitch.errors import Detail, InvalidRequest
 from logstitch.evidence.canonical import canonical
 from logstitch.gate import parse
 from logstitch.model import (
-    ACTOR_TYPES,
-    CATEGORIES,
     EVENT,
     EVENTS,
     MAX_METADATA_BYTES,
+    ActorTypeName,
+    CategoryName,
     Plan,
     validate,
     validate_events,
@@ -223,14 +223,14 @@ def test_the_schema_documents_itself() -> None:
     schema = EVENTS.json_schema()["$defs"]["EventIn"]
     assert schema["required"] == ["action", "category", "actor", "tenant_id"]
     assert schema["additionalProperties"] is False
-    assert schema["properties"]["category"]["enum"] == list(CATEGORIES)
+    assert schema["properties"]["category"]["enum"] == list(get_args(CategoryName))
     assert schema["properties"]["occurred_at"]["format"] == "date-time"
     assert schema["properties"]["occurred_at"]["type"] == "string"
     assert schema["properties"]["action"]["pattern"].endswith("$")
     for name in ("action", "tenant_id", "metadata", "idempotency_key", "occurred_at"):
         assert schema["properties"][name]["description"]
         assert schema["properties"][name]["examples"]
-    assert ACTOR_TYPES == ("user", "api_key", "service", "system")
+    assert get_args(ActorTypeName) == ("user", "api_key", "service", "system")
 
 
 def test_plans() -> None:

@@ -138,12 +138,12 @@ def test_new_names_for_very_many_keys_are_found_in_slices() -> None:
     gc.collect()
     gc.freeze()
     try:
-        (result,), times = run(slices(before({f"k{n}": 1 for n in range(150_000)}), of("k[0-9]+"), seconds=60))
+        (result,), times = run(slices(before({f"k{n}": 1 for n in range(300_000)}), of("k[0-9]+"), seconds=60))
     finally:
         gc.unfreeze()
 
     assert "k1" not in str(result.event)
-    assert max(times) < MOST / 2
+    assert max(times) < MOST
 
 
 LINE = "2026-11-23 12:00:00 GET /items/5550001112223334 200\n"  # the number is no card

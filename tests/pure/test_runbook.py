@@ -11,7 +11,8 @@ import click
 import pytest
 import typer
 
-from logstitch import cli
+from logstitch import app, cli
+from logstitch.evidence.commitments import Verdict
 from logstitch.http.api import create_ops_app
 from logstitch.store.database import DatabaseStatistics
 from tests.support.client import Client
@@ -59,6 +60,26 @@ def complaints() -> Iterator[tuple[str, str]]:
                     yield file.name, re.split("[:%]", event)[0].strip()
 
 
+def findings() -> Iterator[re.Pattern[str]]:
+    """The sentences of ``logstitch verify`` about what differs, with anything for their values."""
+
+    def sentences(node: ast.expr) -> Iterator[re.Pattern[str]]:
+        match node:
+            case ast.IfExp(body=first, orelse=second):
+                yield from sentences(first)
+                yield from sentences(second)
+            case ast.JoinedStr(values=parts):
+                texts = (re.escape(str(part.value)) if isinstance(part, ast.Constant) else ".+" for part in parts)
+                yield re.compile("".join(texts))
+            case _:
+                raise AssertionError(f"what does verify say here? {ast.unparse(node)}")
+
+    for node in ast.walk(ast.parse((CHECKOUT / "logstitch" / "verify.py").read_text("utf-8"))):
+        match node:
+            case ast.Call(func=ast.Attribute(attr="_problem"), args=[text]):
+                yield from sentences(text)
+
+
 COMMAND = typer.main.get_command(cli.app)
 COMPLAINTS = sorted(set(complaints()))
 
@@ -101,6 +122,25 @@ def test_every_option_of_serve_is_there_with_its_variable_and_default(document: 
 @pytest.mark.parametrize(("file", "event"), COMPLAINTS, ids=[event for _, event in COMPLAINTS])
 def test_every_complaint_in_the_log_is_in_the_runbook(file: str, event: str) -> None:
     assert f"| `{event}" in RUNBOOK, f"{file} may log {event!r}: tell the operator what to do about it"
+
+
+def test_every_mailbox_is_in_the_runbook_with_its_capacity() -> None:
+    of_app = {name: size for name, size in vars(app).items() if name.endswith("_MAILBOX")}
+    sentence = RUNBOOK.partition("\nCapacities, in messages: ")[2].partition(".\n")[0]
+    written = dict(re.findall(r"`(\w+)(?:/N)?` ([\d,]*\d)", sentence))
+    assert written == {name.removesuffix("_MAILBOX").lower(): f"{size:,}" for name, size in of_app.items()}
+
+
+def test_what_verify_finds_is_in_the_runbook_and_nothing_else() -> None:
+    section = RUNBOOK.partition("\n## Verify the evidence\n")[2].partition("\n## ")[0]
+    written = {line for row in re.findall(r"^\| (`.+?`) \|", section, re.MULTILINE) for line in row[1:-1].split("`, `")}
+    verdicts = [re.compile(f"event .+: {verdict.value}") for verdict in Verdict if not verdict]
+    said = [sentence for sentence in findings() if sentence.pattern != "event\\ .+:\\ .+"] + verdicts
+    assert len(said) > 5 + len(verdicts)
+
+    unwritten = [sentence.pattern for sentence in said if not any(map(sentence.fullmatch, written))]
+    stale = [line for line in written if not any(sentence.fullmatch(line) for sentence in said)]
+    assert (unwritten, stale) == ([], [])
 
 
 def test_the_unit_sets_nothing_that_its_type_of_service_ignores() -> None:

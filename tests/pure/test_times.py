@@ -11,10 +11,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logstitch.times import DAY_MS, MAX_MS, MIN_MS, format_time, parse_date, parse_end, parse_start, parse_time, utc_day
+from logstitch.times import (
+    DAY_MS,
+    EPOCH,
+    MAX_MS,
+    MIN_MS,
+    format_time,
+    from_ms,
+    parse_date,
+    parse_end,
+    parse_start,
+    parse_time,
+    to_ms,
+)
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parent / "vectors" / "times.json").read_bytes())
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(("text", "ms"), VECTORS["parsed"].items())
@@ -69,10 +80,26 @@ def test_other_dates_are_refused(text: str) -> None:
 def test_a_plus_sign_lost_in_a_url_is_explained() -> None:
     with pytest.raises(ValueError, match="%2B"):
         parse_start("2026-11-23T08:00:00 01:00")
-
-
-def test_days_are_counted_in_utc() -> None:
-    assert utc_day(0) == 0
-    assert utc_day(-1) == -1
-    assert utc_day(parse_time("2026-11-24T00:30:00+01:00")) == utc_day(parse_date("2026-11-23"))
     assert parse_date("2026-11-23") % DAY_MS == 0
+
+
+@given(st.integers(MIN_MS, MAX_MS))
+def test_milliseconds_become_a_datetime_and_the_same_again(ms: int) -> None:
+    moment = from_ms(ms)
+    assert moment.tzinfo is UTC
+    assert moment == EPOCH + timedelta(milliseconds=ms)
+    assert to_ms(moment) == ms
+
+
+@given(st.integers(MIN_MS, MAX_MS), st.integers(0, 999), st.integers(-23 * 60 - 59, 23 * 60 + 59))
+def test_microseconds_are_cut_from_a_datetime_in_any_zone(ms: int, microseconds: int, offset: int) -> None:
+    moment = from_ms(ms) + timedelta(microseconds=microseconds)
+    if MIN_MS + DAY_MS <= ms <= MAX_MS - DAY_MS:  # elsewhere, a clock of another zone may show no year that is left
+        moment = moment.astimezone(timezone(timedelta(minutes=offset)))
+    assert to_ms(moment) == ms
+
+
+@pytest.mark.parametrize("ms", [MIN_MS - 1, MAX_MS + 1])
+def test_a_datetime_beyond_the_calendar_is_refused(ms: int) -> None:
+    with pytest.raises(OverflowError):
+        from_ms(ms)

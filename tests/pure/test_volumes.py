@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logstitch.search import blocks, volumes
-from logstitch.search.blocks import AFTER, Block, build
+from logstitch.search.blocks import Block, build
 from logstitch.search.segments import Layout, Span
 from logstitch.search.volumes import Pace, Volumes
 
@@ -38,7 +38,7 @@ class Stored:
             found = self.blocks[key]
             for block in [block for block in found if block.first_word <= prefix][-1:]:
                 yield key, block.payload
-            for block in islice((block for block in found if prefix < block.first_word < prefix + AFTER), most):
+            for block in islice((block for block in found if prefix < block.first_word < prefix + b"\xff"), most):
                 yield key, block.payload
 
     def exact_blocks(self, keys: Sequence[int], wanted: Sequence[bytes]) -> Iterator[tuple[int, bytes, bytes]]:

@@ -1,4 +1,4 @@
-"""A server that a test may hurt, whole again for the next one."""
+"""Connections to the test's database, and a server that a test may hurt, whole again for the next one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,22 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
+from logstitch.store.database import Connection
 from tests.support.own_server import Server, own_server
+
+
+@pytest.fixture
+def conn(database_url: str) -> Iterator[Connection]:
+    """A connection to the test's database."""
+    with psycopg.connect(database_url) as connection:
+        yield connection
+
+
+@pytest.fixture
+def other(database_url: str) -> Iterator[Connection]:
+    """A second one, that races with the first."""
+    with psycopg.connect(database_url) as connection:
+        yield connection
 
 
 @pytest.fixture(scope="session")

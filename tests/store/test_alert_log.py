@@ -30,12 +30,6 @@ MANY = 100_000
 LATER = timedelta(milliseconds=1)
 
 
-@pytest.fixture
-def conn(database_url: str) -> Iterator[Connection]:
-    with psycopg.connect(database_url) as connection:
-        yield connection
-
-
 def pages(conn: Connection, wanted: Wanted, *, limit: int, walk: int = MAX_WALK, no: int = 1) -> Iterator[list[Alert]]:
     after: Place | None = None
     while True:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -27,6 +27,7 @@ from logstitch.recording.audit import AuditedChange
 from logstitch.store import projects
 from logstitch.store.database import Connection
 from logstitch.store.projects import ProjectRow
+from logstitch.webhooks.payloads import WebhookEvent
 from tests.support.alerts_rows import insert_alert
 from tests.support.alerts_world import an_alert
 from tests.support.service import wait_until
@@ -38,18 +39,6 @@ NOW = datetime(2026, 11, 23, 8, 0, 0, 123456, tzinfo=UTC)
 ADA = UUID(int=7)
 MINT = UlidMint()
 LATER = timedelta(milliseconds=1)
-
-
-@pytest.fixture
-def conn(database_url: str) -> Iterator[Connection]:
-    with psycopg.connect(database_url) as connection:
-        yield connection
-
-
-@pytest.fixture
-def other(database_url: str) -> Iterator[Connection]:
-    with psycopg.connect(database_url) as connection:
-        yield connection
 
 
 @pytest.fixture
@@ -77,7 +66,7 @@ def a_rule(**changes: Any) -> Rule:
 
 
 def change(no: int, decide: Decision, now: datetime = NOW) -> AuditedChange[Any]:
-    return rule_change(no, decide, by=ADA, event_id=MINT.one(1_700_000_000_000), now=now)
+    return rule_change(no, decide, by=ADA, event_id=MINT.one(1_700_000_000_000), now=lambda: now)
 
 
 def make(conn: Connection, no: int, decide: Decision, now: datetime = NOW) -> Any:
@@ -392,7 +381,9 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """What the outbox is told: project, kind and alerts."""
     heard: list[tuple[Any, ...]] = []
 
-    def announce(conn: Connection, project: tuple[int, UUID], kind: str, alerts: list[Alert], **rest: Any) -> int:
+    def announce(
+        conn: Connection, project: tuple[int, UUID], kind: WebhookEvent, alerts: list[Alert], **rest: Any
+    ) -> int:
         heard.append((project, kind, alerts))
         return 0
 
@@ -402,7 +393,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
 def moved(project: ProjectRow, alert: Alert, status: AlertStatus, now: datetime = NOW) -> Callable[[Connection], Alert]:
     event_id = MINT.one(1_700_000_000_000)
-    return status_change((project.no, project.id), alert.id, status, by=ADA, event_id=event_id, now=now).run
+    return status_change((project.no, project.id), alert.id, status, by=ADA, event_id=event_id, now=lambda: now).run
 
 
 @pytest.mark.parametrize("after", list(AlertStatus))
@@ -427,7 +418,8 @@ def test_an_alert_goes_from_state_to_state_as_it_may(
     since = {"acknowledged_at": at} if after is AlertStatus.ACKNOWLEDGED else {"resolved_at": at}
     assert found == replace(alert, status=after, **since)  # type: ignore[arg-type]
     assert find_alert(conn, project.no, alert.id) == found
-    assert told == [((project.no, project.id), f"alert.{after.value}", [found])]
+    assert told == [((project.no, project.id), WebhookEvent(f"alert.{after.value}"), [found])]
+    assert isinstance(told[0][1], WebhookEvent)
     (event,) = audit(conn, project.no)
     assert (event["action"], event["tenant_id"]) == ("logstitch.alert.updated", RESERVED_TENANT)
     assert event["target"] == {"id": id_text(IdKind.ALERT, alert.id.bytes), "type": "alert", "name": alert.rule_name}

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 from uuid import UUID
 
-import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -25,18 +23,6 @@ from tests.support.stored import AT, Stored, an_event
 from tests.support.stored import store as store_events
 
 NO = 1
-
-
-@pytest.fixture
-def conn(database_url: str) -> Iterator[Connection]:
-    with psycopg.connect(database_url) as connection:
-        yield connection
-
-
-@pytest.fixture
-def other(database_url: str) -> Iterator[Connection]:
-    with psycopg.connect(database_url) as connection:
-        yield connection
 
 
 def written(conn: Connection) -> list[tuple[int, int, bool]]:
@@ -236,6 +222,13 @@ def test_an_event_that_was_claimed_has_the_time_of_its_claim(conn: Connection) -
     assert times == [0, 1, 777, 777, 777, 5, 6, 7, 8]
     with pytest.raises(LookupError):
         store.received_at_ms(conn, NO, 10)
+
+
+def test_the_time_of_a_claim_is_cut_to_the_millisecond_as_every_time_is(conn: Connection) -> None:
+    store_events(conn, NO, [(AT, an_event())])
+    claim(conn, 1, 1, AT + 777)
+    conn.execute("UPDATE claims SET claimed_at = claimed_at + interval '600 microseconds'")
+    assert store.received_at_ms(conn, NO, 1) == AT + 777
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])

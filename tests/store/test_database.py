@@ -467,7 +467,6 @@ async def test_a_trustworthy_server_is_ready(url: str) -> None:
 
     assert check.ready
     assert check.reachable
-    assert (check.fsync, check.synchronous_commit, check.full_page_writes, check.read_only) == (True, True, True, False)
     assert check.problems == check.warnings == ()
 
 
@@ -476,7 +475,6 @@ async def test_the_oldest_supported_server_is_ready(postgres15_url: str) -> None
         check = await database.check()
 
     assert check.ready
-    assert (check.server_version or "").startswith("15")
 
 
 @pytest.mark.parametrize(
@@ -537,7 +535,6 @@ async def test_a_server_without_fsync_is_not_ready(server: Server) -> None:
     finally:
         server.kill()
 
-    assert check.fsync is False
     assert [problem.partition(":")[0] for problem in check.problems] == ["fsync is off"]
     assert [warning.partition(":")[0] for warning in check.warnings] == ["full_page_writes is off"]
 
@@ -671,7 +668,7 @@ async def test_a_crash_is_invisible_to_held_calls(server: Server) -> None:
     assert stored(server.url) == [*range(4), *range(10, 30)]
     assert [work.runs for work in in_flight] == [2] * 4
     assert database.statistics().errors == 0
-    assert first_success - back < 0.3
+    assert first_success - back < 0.3 + SLACK
 
 
 async def test_dead_idle_connections_are_not_handed_out(server: Server) -> None:
@@ -688,7 +685,7 @@ async def test_dead_idle_connections_are_not_handed_out(server: Server) -> None:
         began = time.monotonic()
         assert await database.transact(insert(1)) == 1
 
-        assert time.monotonic() - began < 0.3
+        assert time.monotonic() - began < 0.3 + SLACK
         assert database.statistics().retried == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -23,6 +24,7 @@ from logstitch.store import embedded
 from logstitch.store.cluster.account import choose_account
 from logstitch.store.cluster.installation import Installation, installed_wheel
 from logstitch.store.cluster.process import processes_in, running_url
+from logstitch.store.cluster.server_log import bound_log
 from logstitch.store.embedded import EmbeddedPostgres, open_embedded_postgres, restart_delay
 from tests.support.postgres import scratch_directory
 
@@ -80,9 +82,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def another_after(server: EmbeddedPostgres, pid: int | None) -> None:
     """Wait until another postmaster than ``pid`` takes connections."""
-    await until(lambda: server.pid not in (None, pid))
-    with trio.fail_after(SOON):
-        await server.wait_ready()
+    await until(lambda: server.pid not in (None, pid) and running_url(server.data) is not None)
 
 
 def gone(pid: int | None) -> bool:
@@ -507,6 +507,44 @@ async def test_no_value_gets_into_the_log_whatever_goes_wrong(used: Path) -> Non
     log = (used / "postgres.log").read_text()
     assert "division by zero" in log
     assert canary not in log
+
+
+def test_without_room_for_a_copy_the_log_is_emptied_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(source: Path, target: Path) -> None:
+        target.write_bytes(b"as much as there was room fo")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    path = tmp_path / "postgres.log"
+    path.write_bytes(b"old " * 10)
+
+    bound_log(path, 40)
+
+    assert path.read_bytes() == b""
+    assert list(tmp_path.iterdir()) == [path]
+
+
+async def test_a_log_that_cannot_be_emptied_is_told_once_and_ends_nothing(
+    used: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+
+    def read_only(path: Path, limit: int) -> None:
+        tries.append(path)
+        if len(tries) != 4:
+            raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(embedded, "LOG_CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(embedded, "bound_log", read_only)
+    with capture_logs() as lines:
+        async with open_embedded_postgres(used) as server:
+            await until(lambda: len(tries) >= 8)
+            assert ask(server.url, "SELECT 1") == 1
+
+    told = [(line["log_level"], line["error"]) for line in lines if line["event"] == "postgres.log_not_bounded"]
+    assert told == [("warning", "Read-only file system")] * 2  # it had been well in between
 
 
 def test_the_first_restart_is_at_once_and_the_pauses_have_a_bound() -> None:

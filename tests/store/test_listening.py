@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import time
+from typing import Any
 
 import psycopg
 import pytest
@@ -10,6 +12,7 @@ import trio
 
 from logstitch.store import listening as module
 from logstitch.store.database import Database, open_database
+from logstitch.store.watchdog import Call
 from tests.support.own_server import SOON, Server, eventually
 
 
@@ -102,6 +105,26 @@ async def test_listening_survives_a_crash(server: Server) -> None:
 
             assert await wakeups.__anext__() is None  # reconnected: whatever was missed must be looked for
             notify(server.url, "rules", "after")
+            assert await wakeups.__anext__() == "after"
+
+
+async def test_listening_survives_a_shortage_of_descriptors(
+    blank_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attach, refused = Call.attach, list[OSError]()
+
+    def scarce(call: Call, conn: psycopg.Connection[Any], deadline: float) -> None:
+        if not refused:
+            refused.append(OSError(errno.EMFILE, "Too many open files"))
+            raise refused[0]
+        attach(call, conn, deadline)
+
+    monkeypatch.setattr(Call, "attach", scarce)
+    async with open_database(blank_database_url) as database:
+        with database.listen("rules", poll_every=30) as wakeups, trio.fail_after(SOON):
+            assert await wakeups.__anext__() is None
+            assert refused
+            notify(blank_database_url, "rules", "after")
             assert await wakeups.__anext__() == "after"
 
 

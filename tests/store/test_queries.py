@@ -26,6 +26,29 @@ DELETE FROM heads WHERE tenant = %(tenant)s AND name LIKE '%%x' AND size > %(siz
 """
 
 
+SHARED = """\
+-- fragment: shown
+(%(categories)s IS NULL OR category = ANY (%(categories)s))
+AND (%(actions)s IS NULL OR action = ANY (%(actions)s))
+
+-- What else may be asked for; a remark -- include: nothing
+-- fragment: wanted
+(%(actor)s IS NULL OR actor = %(actor)s)
+AND -- include: shown
+
+-- name: find
+SELECT body FROM events
+WHERE id = %(id)s
+  AND -- include: shown
+FOR UPDATE;
+
+-- name: walk
+SELECT id, (
+    -- include: wanted
+) AS passes FROM events;
+"""
+
+
 def parse(tmp_path: Path, text: str) -> Queries:
     (tmp_path / "some.sql").write_text(text, encoding="utf-8")
     return read(tmp_path)["some"]
@@ -39,6 +62,26 @@ def test_a_name_stands_for_its_statement(tmp_path: Path) -> None:
     assert len(queries) == 2
     assert "forget" in queries
     assert next(iter(queries)).source == "some.sql:3"
+
+
+def test_what_statements_share_stands_once_and_is_put_where_they_include_it(tmp_path: Path) -> None:
+    queries = parse(tmp_path, SHARED)
+
+    assert [statement.name for statement in queries] == ["find", "walk"]
+    assert queries.find == (
+        "SELECT body FROM events\n"
+        "WHERE id = %(id)s\n"
+        "  AND (%(categories)s IS NULL OR category = ANY (%(categories)s))\n"
+        "  AND (%(actions)s IS NULL OR action = ANY (%(actions)s))\n"
+        "FOR UPDATE"
+    )
+    assert queries.walk == (
+        "SELECT id, (\n"
+        "    (%(actor)s IS NULL OR actor = %(actor)s)\n"
+        "    AND (%(categories)s IS NULL OR category = ANY (%(categories)s))\n"
+        "    AND (%(actions)s IS NULL OR action = ANY (%(actions)s))\n"
+        ") AS passes FROM events"
+    )
 
 
 def test_an_unknown_name_is_refused_with_a_hint(tmp_path: Path) -> None:
@@ -87,6 +130,13 @@ def test_utility_statements_cannot_be_prepared(text: str, preparable: bool) -> N
         ("-- name: a\nSELECT %(x)s, 5 %", "neither a placeholder"),
         ("-- name: a\nSELECT 1 WHERE 'x' LIKE '%%'", "no parameter"),
         ("-- name: a\nSELECT %(x)s, %s", "mixes"),
+        ("-- fragment: Not A Name\nid", r"some\.sql:1: 'Not A Name' cannot name"),
+        ("-- fragment: a\n-- nothing\n-- name: b\nSELECT 1", r"some\.sql:1: 'a' is empty"),
+        ("-- fragment: a\nid\n-- fragment: a\nid\n", r"some\.sql:3: 'a' is also at some\.sql:1"),
+        ("-- fragment: a\nid\n-- name: b\nSELECT 1", r"some\.sql:1: nothing includes 'a'"),
+        ("-- name: b\nSELECT\n-- include: a\n-- fragment: a\nid", r"some\.sql:3: no fragment before this is named 'a'"),
+        ("-- fragment: a\n-- include: a\n-- name: b\nSELECT 1", r"some\.sql:2: no fragment before this is named 'a'"),
+        ("-- include: a\n-- name: b\nSELECT 1", r"some\.sql:1: SQL before the first"),
     ],
 )
 def test_a_malformed_file_is_refused(tmp_path: Path, text: str, complaint: str) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
 from typing import Any
 
-import psycopg
 import pytest
 
 from logstitch.actors.indexer import Builder, index_next
@@ -24,12 +22,6 @@ from tests.support.stored import AT, an_event, matching, request, store
 
 BITS = 3
 """Segments of 8 events."""
-
-
-@pytest.fixture
-def conn(database_url: str) -> Iterator[Connection]:
-    with psycopg.connect(database_url) as connection:
-        yield connection
 
 
 def layout_of(bits: int) -> Layout:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -30,18 +29,6 @@ from tests.support.service import wait_until
 NOW = datetime(2026, 11, 23, 8, 0, 0, 123000, tzinfo=UTC)
 ADA = UUID(int=7)
 MINT = UlidMint()
-
-
-@pytest.fixture
-def conn(database_url: str) -> Iterator[Connection]:
-    with psycopg.connect(database_url) as connection:
-        yield connection
-
-
-@pytest.fixture
-def other(database_url: str) -> Iterator[Connection]:
-    with psycopg.connect(database_url) as connection:
-        yield connection
 
 
 @pytest.fixture
@@ -212,7 +199,7 @@ def test_a_stale_batch_claims_no_idempotency_key(conn: Connection, no: int) -> N
 
 
 def change(no: int, decide: Any) -> AuditedChange[Amended]:
-    return rule_change(no, decide, by=ADA, event_id=MINT.one(1_700_000_000_000), now=NOW)
+    return rule_change(no, decide, by=ADA, event_id=MINT.one(1_700_000_000_000), now=lambda: NOW)
 
 
 def test_a_change_its_version_and_its_record_are_there_together_or_not_at_all(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import orjson
 import psycopg
 import pytest
 
@@ -18,7 +19,15 @@ from logstitch.errors import (
 from logstitch.ids import UlidMint
 from logstitch.model import IncomingEvent
 from logstitch.recording.commit import Recorded
-from logstitch.recording.streams import ROW_BYTES, Outcome, StreamBatch, StreamCommit, prepare_stream_event
+from logstitch.recording.streams import (
+    ROW_BYTES,
+    Outcome,
+    StreamBatch,
+    StreamCommit,
+    prepare_stream_event,
+    stream_rules,
+)
+from logstitch.redaction.engine import MAX_RECORDS, redact
 from logstitch.store import streams as store
 from logstitch.store.database import Connection
 from logstitch.store.streams import Reaped, Totals
@@ -42,7 +51,9 @@ def batch(token: str, *events: dict[str, Any], at_ms: int = NOON_MS) -> StreamBa
     """A request, as it is prepared."""
     ids = mint.mint(len(events), at_ms)
     prepared = [
-        prepare_stream_event(IncomingEvent(raw, None), raw, (), received_at_ms=at_ms, event_id=event_id)
+        prepare_stream_event(
+            IncomingEvent(raw, None), *redact(raw, stream_rules()), received_at_ms=at_ms, event_id=event_id
+        )
         for raw, event_id in zip(events, ids, strict=True)
     ]
     return StreamBatch(token_digest(token), prepared, True, at_ms)
@@ -80,6 +91,17 @@ def test_a_group_stores_each_request_in_its_own_stream(conn: Connection) -> None
     totals = store.read_totals(conn)
     assert totals == Totals(2, found.bytes + row(conn, two).bytes)
     assert found.bytes > 3 * ROW_BYTES
+
+
+def test_every_changed_value_is_counted_however_many_are_on_record(conn: Connection) -> None:
+    token, mails = new_token(), ["jane.roe@example.com"] * 1_500
+
+    (outcome,) = store_group(conn, batch(token, event(metadata={"mails": mails}), event(metadata={"mails": mails[:2]})))
+
+    assert isinstance(outcome, Recorded)
+    assert outcome.redacted_count == 1_502
+    (first, _) = store.read_events(conn, row(conn, token).no, 0, 9)
+    assert len(orjson.loads(first.redactions or "")) <= MAX_RECORDS + 1
 
 
 def test_the_hundred_and_first_event_of_a_day_is_refused_with_its_whole_batch(conn: Connection) -> None:

@@ -37,18 +37,6 @@ DELIVERED = Ending(200, None, 3)
 
 
 @pytest.fixture
-def conn(database_url: str) -> Iterator[Connection]:
-    with psycopg.connect(database_url) as connection:
-        yield connection
-
-
-@pytest.fixture
-def other(database_url: str) -> Iterator[Connection]:
-    with psycopg.connect(database_url) as connection:
-        yield connection
-
-
-@pytest.fixture
 def watcher(database_url: str) -> Iterator[Connection]:
     with psycopg.connect(database_url, autocommit=True) as connection:
         yield connection
@@ -194,7 +182,7 @@ def test_nothing_is_put_there_for_an_endpoint_that_is_being_disabled(
 ) -> None:
     row = make_webhook(conn, project[0])
     conn.commit()
-    change = update(project[0], row.id, {"enabled": False}, by=ADA, event_id=MINT.one(NOW_MS), now=NOW)
+    change = update(project[0], row.id, {"enabled": False}, by=ADA, event_id=MINT.one(NOW_MS), now=lambda: NOW)
     change.run(conn)  # and is not committed yet
 
     with ThreadPoolExecutor() as pool:
@@ -210,7 +198,7 @@ def test_who_disables_waits_for_what_is_being_put_there_and_cancels_it(
     row = make_webhook(conn, project[0])
     conn.commit()
     tell(conn, project)  # and is not committed yet
-    change = update(project[0], row.id, {"enabled": False}, by=ADA, event_id=MINT.one(NOW_MS), now=NOW)
+    change = update(project[0], row.id, {"enabled": False}, by=ADA, event_id=MINT.one(NOW_MS), now=lambda: NOW)
 
     with ThreadPoolExecutor() as pool:
         changed = pool.submit(change.run, other)
@@ -565,9 +553,9 @@ def test_what_an_endpoint_was_still_to_be_told_is_cancelled_also_on_its_way(
     on_their_way = claim(conn)
 
     change = (
-        update(project[0], row.id, {"enabled": False}, by=ADA, event_id=MINT.one(NOW_MS), now=NOW)
+        update(project[0], row.id, {"enabled": False}, by=ADA, event_id=MINT.one(NOW_MS), now=lambda: NOW)
         if how == "disabled"
-        else deletion(project[0], row.id, by=ADA, event_id=MINT.one(NOW_MS), now=NOW)
+        else deletion(project[0], row.id, by=ADA, event_id=MINT.one(NOW_MS), now=lambda: NOW)
     )
     change.run(conn)
     conn.commit()
@@ -620,7 +608,7 @@ def test_an_attempt_is_signed_with_what_holds_when_it_begins(conn: Connection, p
         return claim_one(conn).keys
 
     def rotate(secret: bytes) -> None:
-        rotation(project[0], row.id, secret, by=ADA, event_id=MINT.one(NOW_MS), now=NOW).run(conn)
+        rotation(project[0], row.id, secret, by=ADA, event_id=MINT.one(NOW_MS), now=lambda: NOW).run(conn)
 
     assert keys() == (SECRET,)
     rotate(b"2" * 32)
@@ -644,7 +632,7 @@ def test_every_change_is_on_record_and_no_secret_is(conn: Connection, project: t
     row = webhook(url="https://chat.example:8443/services/T0/B0/a-token?key=another", description="the pager")
 
     def options() -> dict[str, Any]:
-        return {"by": ADA, "event_id": MINT.one(NOW_MS), "now": NOW}
+        return {"by": ADA, "event_id": MINT.one(NOW_MS), "now": lambda: NOW}
 
     creation(no, row, SECRET, **options()).run(conn)
     update(no, row.id, {"url": row.url + "2", "min_severity": "high"}, **options()).run(conn)
@@ -676,7 +664,7 @@ def test_a_project_has_at_most_twenty(conn: Connection, other: Connection, proje
     conn.commit()
 
     def create(connection: Connection) -> str:
-        change = creation(project[0], webhook(), SECRET, by=ADA, event_id=MINT.one(NOW_MS), now=NOW)
+        change = creation(project[0], webhook(), SECRET, by=ADA, event_id=MINT.one(NOW_MS), now=lambda: NOW)
         with connection.transaction():
             try:
                 change.run(connection)
@@ -691,7 +679,7 @@ def test_a_project_has_at_most_twenty(conn: Connection, other: Connection, proje
 
 def test_enabling_and_another_url_forget_failures(conn: Connection, project: tuple[int, UUID]) -> None:
     def change(row: WebhookRow, **fields: Any) -> WebhookRow:
-        return update(project[0], row.id, fields, by=ADA, event_id=MINT.one(NOW_MS), now=NOW).run(conn)
+        return update(project[0], row.id, fields, by=ADA, event_id=MINT.one(NOW_MS), now=lambda: NOW).run(conn)
 
     gone = make_webhook(conn, project[0], enabled=False, disabled_reason="gone", failing_since=NOW)
     assert change(gone, description="x").disabled_reason == "gone"
@@ -707,7 +695,7 @@ def test_enabling_and_another_url_forget_failures(conn: Connection, project: tup
 def test_endpoints_of_other_projects_are_not_there(conn: Connection, project: tuple[int, UUID]) -> None:
     theirs = make_project(conn)
     row = make_webhook(conn, theirs[0])
-    options: dict[str, Any] = {"by": ADA, "now": NOW}
+    options: dict[str, Any] = {"by": ADA, "now": lambda: NOW}
 
     assert store.find_webhook(conn, project[0], row.id) is None
     for change in (

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import psycopg
 import pytest
 
 from logstitch.search import blocks
@@ -14,18 +11,6 @@ from tests.support.stored import AT, an_event, store
 
 BITS = 2
 """Segments of 4 events."""
-
-
-@pytest.fixture
-def conn(database_url: str) -> Iterator[Connection]:
-    with psycopg.connect(database_url) as connection:
-        yield connection
-
-
-@pytest.fixture
-def other(database_url: str) -> Iterator[Connection]:
-    with psycopg.connect(database_url) as connection:
-        yield connection
 
 
 def test_closed_segments_are_claimed_one_by_one(conn: Connection, other: Connection) -> None:

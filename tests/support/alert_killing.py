@@ -16,6 +16,7 @@ import os
 import random
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ from logstitch.store.cluster.home import prepare_home
 from logstitch.store.cluster.installation import installed_wheel
 from logstitch.store.cluster.making import LOCALE, make_cluster
 from logstitch.store.database import Connection
+from logstitch.times import to_ms
 from tests.support.alert_model import Expected, expected_alerts
 from tests.support.alert_mutants import MUTANTS
 from tests.support.evaluation import ADA, Chronicle, create, rule, set_fields, stored_alerts, stored_facts
@@ -97,6 +99,7 @@ class Scene:
                     return work(conn)
             except psycopg.OperationalError:
                 trio.from_thread.check_cancelled()
+                time.sleep(0.02)  # in a thread; a server that is down refuses at once
 
 
 @dataclass
@@ -198,8 +201,8 @@ async def run(
                     # Stopping takes longest: twice would leave no time for the others.
                     fault = rng.choice([one for one in faults if one != "pause" or not account.faults["pause"]])
                     with trio.CancelScope(shield=True):  # what is killed is started again before the end
-                        await trio.to_thread.run_sync(_inflict, fault, stage, rng, seconds)
-                    account.faults[fault] += 1
+                        hurt = await trio.to_thread.run_sync(_inflict, fault, stage, rng)
+                    account.faults[fault] += hurt
                 await trio.sleep_forever()
             stopping.set()
         while not account.settled:
@@ -246,7 +249,8 @@ def _close(conn: Connection, account: Account, no: int, chronicle: Chronicle) ->
     account.announced = Counter(count for (count,) in rows)
 
 
-def _inflict(fault: str, stage: Scene, rng: random.Random, seconds: float) -> None:
+def _inflict(fault: str, stage: Scene, rng: random.Random) -> bool:
+    """Kill and start again, or stop for a while; whether there was something to hurt."""
     service = rng.choice(stage.services)
     if fault == "pause":
         service.signal(signal.SIGSTOP)
@@ -254,10 +258,9 @@ def _inflict(fault: str, stage: Scene, rng: random.Random, seconds: float) -> No
             trio.from_thread.run(trio.sleep, STOPPED)
         finally:
             service.signal(signal.SIGCONT)
-        return
+        return True
     if fault == "backend":
-        stage.server.kill_backend(rng)
-        return
+        return stage.server.kill_backend(rng)
     if fault in ("service", "both"):
         service.kill()
     if fault in ("postgres", "both"):
@@ -265,6 +268,7 @@ def _inflict(fault: str, stage: Scene, rng: random.Random, seconds: float) -> No
         stage.server.start()
     if fault in ("service", "both"):
         service.start()
+    return True
 
 
 async def _change_rules(
@@ -296,8 +300,8 @@ async def _change_rules(
 
 async def _change_rule(stage: Scene, no: int, decide: Decision, account: Account, chronicle: Chronicle) -> None:
     now = datetime.now(UTC)
-    event_id = UlidMint().one(int(now.timestamp() * 1000))
-    change = rule_change(no, decide, by=ADA, event_id=event_id, now=now)
+    event_id = UlidMint().one(to_ms(now))  # as the change itself writes the time into it
+    change = rule_change(no, decide, by=ADA, event_id=event_id, now=lambda: now)
 
     def work(conn: Connection) -> None:
         change.run(conn)
@@ -331,12 +335,12 @@ async def _client(stage: Scene, number: int, rng: random.Random, account: Accoun
                     }
                 )
             account.sent += len(batch)
-            await _send(stage, client, orjson.dumps(batch), rng, account)
+            await _send(stage, client, orjson.dumps(batch), rng)
             account.acknowledged += len(batch)
             await trio.sleep(rng.uniform(0, 0.05))
 
 
-async def _send(stage: Scene, client: httpx.AsyncClient, body: bytes, rng: random.Random, account: Account) -> None:
+async def _send(stage: Scene, client: httpx.AsyncClient, body: bytes, rng: random.Random) -> None:
     """Send until it is acknowledged, to either service."""
     while True:
         with contextlib.suppress(httpx.TransportError):

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from logstitch.actors.alerts import page_of_rules, rule_of, shown
+from logstitch.actors.alerts import page_of_rules, shown
 from logstitch.actors.messages.alerts import (
     AlertFilter,
     AlertPage,
@@ -35,7 +35,7 @@ from logstitch.detection.detector import Fact
 from logstitch.detection.rules import BUILTINS, GroupBy, Rule, Severity, check_rule
 from logstitch.detection.timemachine import Tally, TimeMachine
 from logstitch.errors import Conflict, Detail, InvalidRequest, NotFound
-from logstitch.recording.alert_rules import Amendment, Decision, RuleBook, StoredRule, creation, deletion, update
+from logstitch.recording.alert_rules import Decision, RuleBook, StoredRule, creation, deletion, update
 from logstitch.times import parse_time
 
 
@@ -83,7 +83,7 @@ class AlertsWorld:
             case ListAlertRules(project_no):
                 return page_of_rules(self._book(project_no), message)
             case CreateAlertRule(project_no, _, limit, draft):
-                return self._change(project_no, creation(rule_of(str(uuid4()), draft), self._later(), limit=limit))
+                return self._change(project_no, creation(draft.rule(str(uuid4())), self._later(), limit=limit))
             case UpdateAlertRule(project_no, _, rule_id, changed):
                 return self._change(project_no, update(rule_id, changed))
             case DeleteAlertRule(project_no, _, rule_id):
@@ -105,7 +105,7 @@ class AlertsWorld:
 
     def _change(self, project_no: int, decide: Decision) -> Any:
         book = self._book(project_no)
-        amendment: Amendment = decide(book)
+        amendment = decide(book)
         before, after = amendment.before, amendment.after
         rules = [after if rule is before else rule for rule in book.rules] + ([after] if before is None else [])
         self.rules[project_no] = RuleBook(
@@ -168,7 +168,7 @@ class AlertsWorld:
 
 
 def _checked(draft: AlertRuleDraft) -> Rule:
-    rule = rule_of("rule", draft)
+    rule = draft.rule("rule")
     try:
         check_rule(rule)
     except InvalidRequest as error:

@@ -48,7 +48,6 @@ class Tables:
         self.events: list[Fact] = []
         self.alerts: list[Firing] = []
         self.held_back = 0
-        self.counted = 0
 
     @property
     def fired(self) -> dict[tuple[str, str], int]:
@@ -77,7 +76,6 @@ class Tables:
                     group.append(fact)
         if not group or group[-1] is not last:
             return None
-        self.counted += 1
         clock = max(fact.received_at_ms for fact in group)
         window = [fact for fact in group if fact.received_at_ms > clock - span]
         many = len(window) if rule.distinct is None else len({address_of(fact.ip_address) for fact in window})

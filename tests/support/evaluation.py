@@ -84,7 +84,7 @@ class Chronicle:
 def change_rules(conn: Connection, project_no: int, decide: Decision, *, at_ms: int, chronicle: Chronicle) -> int:
     """A change of rules as the actor of alert rules makes it; returns the ``seq`` of the event that tells of it."""
     now = datetime.fromtimestamp(at_ms / 1000, UTC)
-    change = alert_rules.rule_change(project_no, decide, by=ADA, event_id=_MINT.one(at_ms), now=now)
+    change = alert_rules.rule_change(project_no, decide, by=ADA, event_id=_MINT.one(at_ms), now=lambda: now)
     change.run(conn)
     head, _ = events.lock_head(conn, project_no)
     chronicle.note(head.seq, alert_rules.rules_at(conn, project_no, head.seq))

@@ -21,7 +21,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -40,7 +39,8 @@ from logstitch.store.cluster.home import Home, prepare_home
 from logstitch.store.cluster.installation import installed_wheel
 from logstitch.store.cluster.making import LOCALE, make_cluster
 from tests.support.mutants import MUTANTS
-from tests.support.postgres import scratch_directory
+from tests.support.ports import free_port
+from tests.support.postgres import scratch_directory, start_server
 from tests.support.service import CHECKOUT, Keys, environment, initialize
 
 CLIENTS = 8
@@ -49,6 +49,8 @@ PAUSE = (0.3, 1.5)
 """Seconds of load between two faults."""
 SETTLE_SECONDS = 30.0
 """For every batch to be acknowledged after the last fault."""
+FIRST_SECONDS = 20.0
+"""For the first acknowledgement after a start."""
 _LETTERS = str.maketrans("0123456789", "ghijklmnop")
 """One hex digest in two thousand holds what may be the number of a credit card, and redaction takes it out."""
 
@@ -67,19 +69,7 @@ class Server:
 
     def start(self) -> None:
         """Start it and wait until it takes connections."""
-        with self._home.log.open("ab") as output:
-            self._process = subprocess.Popen(
-                self._home.command(self._settings), stdout=output, stderr=output, **self._home.account.spawn_options()
-            )
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                psycopg.connect(self.url, connect_timeout=5).close()
-                return
-            except psycopg.OperationalError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.02)
+        self._process = start_server(self._home, self._settings, self.url)
 
     def kill(self) -> None:
         """SIGKILL to the postmaster and every process of its, and reap."""
@@ -96,12 +86,18 @@ class Server:
         self._process.wait(10)
         self._process = None
 
-    def kill_backend(self, rng: random.Random) -> None:
-        """SIGKILL to one process that serves a client; the postmaster then ends all and recovers."""
+    def kill_backend(self, rng: random.Random) -> bool:
+        """SIGKILL to one process that serves a client; the postmaster then ends all and recovers.
+
+        Returns whether there was one.
+        """
         assert self._process is not None
-        with contextlib.suppress(psutil.NoSuchProcess, IndexError):
+        with contextlib.suppress(psutil.NoSuchProcess):
             children = psutil.Process(self._process.pid).children()
-            rng.choice([child for child in children if "[local]" in " ".join(child.cmdline())]).kill()
+            if backends := [child for child in children if "[local]" in " ".join(child.cmdline())]:
+                rng.choice(backends).kill()
+                return True
+        return False
 
 
 class Process:
@@ -111,8 +107,8 @@ class Process:
         self._url = url
         self._command = ["-m", "logstitch"] if mutant is None else ["-m", "tests.support.mutants", mutant]
         self._process: subprocess.Popen[bytes] | None = None
-        self.address = "127.0.0.1:" + str(_free_port())
-        self.ops_address = "127.0.0.1:" + str(_free_port())
+        self.address = f"127.0.0.1:{free_port()}"
+        self.ops_address = f"127.0.0.1:{free_port()}"
         self.log = Path(scratch_directory()) / "service.log"
 
     def start(self) -> None:
@@ -140,14 +136,6 @@ class Process:
         return self._process.wait(30)
 
 
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 # -- the account ---------------------------------------------------------------------------------------------------
 
 
@@ -164,6 +152,8 @@ class Ledger:
     faults: Counter[str] = field(default_factory=Counter)
     recoveries: dict[str, list[float]] = field(default_factory=dict)
     """Seconds from when what was killed ran again to the first acknowledgement."""
+    not_recovered: int = 0
+    """Faults after which nothing was acknowledged for ``FIRST_SECONDS``."""
     stored: int = 0
     lost: int = 0
     doubled: int = 0
@@ -204,6 +194,7 @@ class Ledger:
             f"lost {self.lost}, duplicated {self.doubled}, unknown {self.unknown}, contradicted {self.contradicted}, "
             f"unsettled {self.unsettled}\n"
             f"  kills: {faults}\n  first 201 after restart: {recovered}\n  refusals: {dict(self.refusals)}"
+            + (f"\n  not recovered: {self.not_recovered}" if self.not_recovered else "")
             + (f"\n  verify: {self.unproven}" if self.unproven else "")
         )
 
@@ -245,9 +236,11 @@ async def run(
     seconds: float,
     seed: int,
     faults: tuple[str, ...] = FAULTS,
+    least: int = 0,
     settle_seconds: float = SETTLE_SECONDS,
 ) -> Ledger:
-    """Load and kill for ``seconds``, then let the clients finish and close the account."""
+    """Load and kill for ``seconds``, and ``least`` times whatever that takes; then let the clients finish and close the
+    account."""
     ledger = Ledger(seed)
     rng = random.Random(seed)
     stopping = trio.Event()
@@ -260,22 +253,32 @@ async def run(
         timeout=15,
         limits=limits,
     ) as client:
-        with trio.move_on_after(seconds + settle_seconds):
+        with trio.CancelScope() as patience:
             async with trio.open_nursery() as nursery:
                 for number in range(CLIENTS):
                     seeded = random.Random(rng.random())
                     nursery.start_soon(_client, client, number, seeded, ledger, stopping, acknowledged)
-                await _until_first(acknowledged, 20)
+                assert await _until_first(acknowledged), "the service stores nothing"
+
+                async def hurt() -> None:
+                    await trio.sleep(rng.uniform(*PAUSE))
+                    fault = rng.choice(faults)
+                    with trio.CancelScope(shield=True):  # what is killed is started again before the end
+                        if not await _inflict(fault, server, process, rng):
+                            return
+                    ledger.faults[fault] += 1
+                    since = trio.current_time()
+                    if await _until_first(acknowledged):
+                        ledger.recoveries.setdefault(fault, []).append(trio.current_time() - since)
+                    else:
+                        ledger.not_recovered += 1
+
                 with trio.move_on_after(seconds):
                     while True:
-                        await trio.sleep(rng.uniform(*PAUSE))
-                        fault = rng.choice(faults)
-                        with trio.CancelScope(shield=True):  # what is killed is started again before the end
-                            await _inflict(fault, server, process, rng)
-                        ledger.faults[fault] += 1
-                        since = trio.current_time()
-                        await _until_first(acknowledged, 20)
-                        ledger.recoveries.setdefault(fault, []).append(trio.current_time() - since)
+                        await hurt()
+                while ledger.faults.total() < least:
+                    await hurt()
+                patience.deadline = trio.current_time() + settle_seconds
                 stopping.set()
     with psycopg.connect(server.url) as conn:
         ledger.close(conn.execute("SELECT id::text, body FROM events").fetchall())
@@ -292,17 +295,21 @@ async def run(
     return ledger
 
 
-async def _until_first(acknowledged: trio.Condition, seconds: float) -> None:
-    with trio.move_on_after(seconds):
+async def _until_first(acknowledged: trio.Condition) -> bool:
+    """Whether something was acknowledged within ``FIRST_SECONDS``."""
+    with trio.move_on_after(FIRST_SECONDS):
         async with acknowledged:
             await acknowledged.wait()
+            return True
+    return False
 
 
-async def _inflict(fault: str, server: Server, process: Process, rng: random.Random) -> None:
-    def act() -> None:
+async def _inflict(fault: str, server: Server, process: Process, rng: random.Random) -> bool:
+    """Kill, and start again; whether there was something to kill."""
+
+    def act() -> bool:
         if fault == "backend":
-            server.kill_backend(rng)
-            return
+            return server.kill_backend(rng)
         if fault in ("service", "both"):
             process.kill()
         if fault in ("postgres", "both"):
@@ -310,8 +317,9 @@ async def _inflict(fault: str, server: Server, process: Process, rng: random.Ran
             server.start()
         if fault in ("service", "both"):
             process.start()
+        return True
 
-    await trio.to_thread.run_sync(act)
+    return await trio.to_thread.run_sync(act)
 
 
 async def _client(

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import shutil
 import signal
-import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import psutil
-import psycopg
 import trio
 
 from logstitch.store.cluster.home import SUPERUSER, Home, prepare_home
 from logstitch.store.cluster.installation import installed_wheel
 from logstitch.store.cluster.making import make_cluster
-from tests.support.postgres import scratch_directory
+from tests.support.ports import free_port
+from tests.support.postgres import scratch_directory, start_server
 
 SOON = 10.0
 """Seconds that a wait in these tests may take at most; what is waited for comes within milliseconds."""
@@ -34,9 +32,7 @@ class Server:
     """A PostgreSQL to be killed, stopped and started, on one port of 127.0.0.1 for all its life."""
 
     def __init__(self, home: Home) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self._home = home
         self._process: subprocess.Popen[bytes] | None = None
         self.url = f"postgresql://{SUPERUSER}@127.0.0.1:{self.port}/postgres"
@@ -45,18 +41,8 @@ class Server:
         """Start it; back when it takes connections."""
         if self._process is not None and self._process.poll() is None:
             return
-        command = self._home.command({"listen_addresses": "127.0.0.1", "port": str(self.port), **settings})
-        with self._home.log.open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, **self._home.account.spawn_options())
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                psycopg.connect(self.url).close()
-                return
-            except psycopg.OperationalError:
-                assert time.monotonic() < deadline, self._home.log.read_text()
-                assert self._process.poll() is None, self._home.log.read_text()
-                time.sleep(0.01)
+        own = {"listen_addresses": "127.0.0.1", "port": str(self.port)}
+        self._process = start_server(self._home, own | settings, self.url)
 
     def processes(self) -> list[psutil.Process]:
         assert self._process is not None

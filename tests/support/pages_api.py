@@ -36,6 +36,8 @@ class Answer:
 
     status: int
     body: Any
+    """A text as it is, anything else as JSON; an iterator's pieces are sent as they come, and if it raises, the answer
+    breaks off."""
     headers: Mapping[str, str] = field(default_factory=dict)
     content_type: str = "application/json"
 
@@ -113,19 +115,28 @@ def running_pages_api() -> Iterator[PagesApi]:
             body = json.loads(self.rfile.read(length)) if length else None
             headers = {name.lower(): value for name, value in self.headers.items()}
             answer = api.answer(Request(self.command, target.path, dict(parse_qsl(target.query)), headers, body))
-            raw = answer.body if isinstance(answer.body, str) else json.dumps(answer.body)
+            streamed = isinstance(answer.body, Iterator)
+            raw = answer.body if isinstance(answer.body, str) else "" if streamed else json.dumps(answer.body)
             data = raw.encode()
             self.send_response(answer.status)
             for name, value in {
                 "access-control-allow-origin": "*",
                 "access-control-expose-headers": "X-Request-Id, Retry-After",
                 "content-type": answer.content_type,
-                "content-length": str(len(data)),
+                **({"transfer-encoding": "chunked"} if streamed else {"content-length": str(len(data))}),
                 **answer.headers,
             }.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(data)
+            if streamed:
+                self.send_pieces(answer.body)
+            else:
+                self.wfile.write(data)
+
+        def send_pieces(self, pieces: Iterator[bytes]) -> None:
+            for piece in pieces:
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            self.wfile.write(b"0\r\n\r\n")
 
         do_GET = do_POST = do_OPTIONS = handle_any
 

@@ -105,40 +105,47 @@ def running_server(installation: Installation, settings: Mapping[str, str] | Non
         home = prepare_home(directory, installation)
         # The builtin locale came with version 17.
         make_cluster(home, home.cluster, *(LOCALE if int(installation.major) >= 17 else ("--locale=C",)))
-        with _process(home, {"shared_buffers": "64MB", **(settings or {})}):
-            yield Databases(home.url(SUPERUSER, "postgres"), ROLE)
+        url = home.url(SUPERUSER, "postgres")
+        server = start_server(home, {"shared_buffers": "64MB", **(settings or {})}, url, preexec_fn=_die_with_us)
+        try:
+            yield Databases(url, ROLE)
+        finally:
+            server.send_signal(signal.SIGINT)  # fast; with its files going away, nothing more is needed
+            try:
+                server.wait(10)
+            except subprocess.TimeoutExpired:
+                server.send_signal(signal.SIGQUIT)
+                server.wait(10)
     finally:
         shutil.rmtree(directory)
 
 
-@contextmanager
-def _process(home: Home, settings: Mapping[str, str]) -> Iterator[None]:
+def start_server(
+    home: Home, settings: Mapping[str, str], url: str, *, preexec_fn: Callable[[], None] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a server as a direct child; back when it takes connections at ``url``.
+
+    Raises ``RuntimeError``, with what it said, where it ends instead or takes longer than ``START_SECONDS``.
+    """
     with home.log.open("ab") as output:
         server = subprocess.Popen(
             home.command(settings),
             stdout=output,
             stderr=output,
-            preexec_fn=_die_with_us,
+            preexec_fn=preexec_fn,
             **home.account.spawn_options(),
         )
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                psycopg.connect(home.url(SUPERUSER, "postgres"), connect_timeout=5).close()
-                break
-            except psycopg.OperationalError:
-                if server.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"PostgreSQL does not start: {home.log.read_text('utf-8', 'replace')}") from None
-                time.sleep(0.02)
-        yield
-    finally:
-        server.send_signal(signal.SIGINT)  # fast; with its files going away, nothing more is needed
+    deadline = time.monotonic() + START_SECONDS
+    while True:
         try:
-            server.wait(10)
-        except subprocess.TimeoutExpired:
-            server.send_signal(signal.SIGQUIT)
-            server.wait(10)
+            psycopg.connect(url, connect_timeout=5).close()
+            return server
+        except psycopg.OperationalError:
+            if server.poll() is not None or time.monotonic() > deadline:
+                server.kill()
+                server.wait()
+                raise RuntimeError(f"PostgreSQL does not start: {home.log.read_text('utf-8', 'replace')}") from None
+            time.sleep(0.02)
 
 
 def _die_with_us() -> None:

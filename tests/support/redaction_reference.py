@@ -15,7 +15,8 @@ from logstitch.redaction.behaviors import replace_value
 from logstitch.redaction.budget import Budget
 from logstitch.redaction.engine import Change, Redaction, RuleSet, number_text
 from logstitch.redaction.folding import fold
-from logstitch.redaction.texts import redact_text
+from logstitch.redaction.texts import text_slices
+from logstitch.redaction.turns import result_of
 from logstitch.sections import SECTIONS
 
 NAMES = {
@@ -82,7 +83,7 @@ def redact_slowly(event: Mapping[str, Any], rules: RuleSet) -> Redaction:
         return min((rule for path, rule in all_paths if takes(path, place)), default=None)
 
     def text(value: str) -> tuple[str, tuple[str, ...]]:
-        redacted = redact_text(value, rules.texts, budget)
+        redacted = result_of(text_slices(value, rules.texts, budget))
         return (value, ()) if redacted is None else (redacted.text, redacted.rules)
 
     def whole(value: Any, rule: int) -> str:

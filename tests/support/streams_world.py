@@ -55,8 +55,8 @@ class StreamsWorld:
         match message:
             case SubmitStreamEvents():
                 return self._submit(message)
-            case GetStreamInfo(digest, now_ms):
-                return self._find(digest, now_ms).info
+            case GetStreamInfo(digest):
+                return self._find(digest).info
             case ClaimStream():
                 return self._claim(message)
         return NotImplemented
@@ -105,12 +105,12 @@ class StreamsWorld:
         return ids, fresh
 
     def _claim(self, message: ClaimStream) -> StreamClaimed:
-        kept = self._find(message.digest, 0)
+        kept = self._find(message.digest)
         _check(kept.info)
         kept.info = replace(kept.info, status=StreamStatus.CLAIMED, claimed_at=self._later())
         return StreamClaimed(len(kept.events), 0)
 
-    def _find(self, digest: bytes, now_ms: int) -> KeptStream:
+    def _find(self, digest: bytes) -> KeptStream:
         if (kept := self.kept.get(digest)) is None:
             raise StreamNotFound("No stream has this token.")
         return kept

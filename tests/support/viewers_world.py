@@ -5,7 +5,7 @@ Tokens are minted and verified, and tiers decided over, by the functions that th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -21,6 +21,7 @@ from logstitch.actors.messages.viewers import (
     Viewer,
 )
 from logstitch.actors.viewers import minted, page_of_tiers
+from logstitch.detection.globs import compile_glob
 from logstitch.errors import InvalidRequest, KeyRevoked, Unauthorized
 from logstitch.recording.tiers import Decision, creation, deletion, update
 from logstitch.viewing import tokens
@@ -29,6 +30,15 @@ from logstitch.viewing.tokens import Secret, Secrets
 
 Minter = Callable[[UUID], tuple[Project, bool] | None]
 """The project of the key with this id, and whether it was revoked."""
+
+
+def shows(view: View, event: Mapping[str, Any]) -> bool:
+    """Whether an event is shown at all, hidden fields or not: what the statements of the store decide."""
+    return (
+        event["tenant_id"] == view.tenant_id
+        and (view.categories is None or event["category"] in view.categories)
+        and (view.actions is None or any(compile_glob(glob)(event["action"]) for glob in view.actions))
+    )
 
 
 class ViewersWorld:

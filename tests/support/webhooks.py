@@ -85,7 +85,9 @@ def alert(**changes: Any) -> Alert:
     return Alert(**(fields | changes))
 
 
-def tell(conn: Connection, project: tuple[int, UUID], *alerts: Alert, kind: str = WebhookEvent.TRIGGERED) -> int:
+def tell(
+    conn: Connection, project: tuple[int, UUID], *alerts: Alert, kind: WebhookEvent = WebhookEvent.TRIGGERED
+) -> int:
     """Put alerts (one, if none is given) into the outbox, as the evaluator does."""
     return announce(conn, project, kind, alerts or (alert(),), mint=MINT, now=NOW)
 

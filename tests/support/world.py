@@ -40,11 +40,10 @@ from logstitch.actors.messages.redaction import (
     ListRules,
     MeasureRule,
     RuleEffect,
-    RulePage,
     TryRules,
     UpdateRule,
 )
-from logstitch.actors.redaction import Trial, shown
+from logstitch.actors.redaction import Trial, page_of_rules, shown
 from logstitch.errors import (
     AskTimeout,
     Conflict,
@@ -58,7 +57,8 @@ from logstitch.errors import (
 from logstitch.evidence.canonical import canonical
 from logstitch.http.services import Limits, Services
 from logstitch.model import Plan
-from logstitch.recording.rules import Amendment, RuleBook, creation, deletion, update
+from logstitch.recording.audit import Amendment
+from logstitch.recording.rules import Rule, RuleBook, creation, deletion, update
 from logstitch.redaction.definitions import CustomRule
 from logstitch.redaction.engine import redact
 from logstitch.redaction.laboratory import Experiment
@@ -67,13 +67,12 @@ from logstitch.search.terms import matches
 from logstitch.store.redaction import RuleRow
 from tests.support.alerts_world import AlertsWorld
 from tests.support.streams_world import StreamsWorld
-from tests.support.viewers_world import ViewersWorld
+from tests.support.viewers_world import ViewersWorld, shows
 from tests.support.webhooks_world import WebhooksWorld
 
 R = TypeVar("R")
 Row = TypeVar("Row", Key, Project)
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NOW = datetime(2026, 11, 23, 8, 0, 0, 123000, tzinfo=UTC)
 NOW_MS = int(NOW.timestamp() * 1000)
 CURSOR_KEY = b"a cursor key that only tests know"
@@ -215,7 +214,7 @@ class World:
             case GetEvent(project_no, id, view):
                 for stored in self.events:
                     if (stored.project_no, stored.id) == (project_no, id) and (
-                        view is None or view.shows(stored.event)
+                        view is None or shows(view, stored.event)
                     ):
                         return stored.body if view is None else view.strip_text(stored.body)
                 raise NotFound("There is no such event.")
@@ -264,7 +263,7 @@ class World:
         view = message.view
         events = [e for e in self.events if e.project_no == message.project_no]
         if view is not None:
-            events = [replace(e, event=view.strip(e.event)) for e in events if view.shows(e.event)]
+            events = [replace(e, event=view.strip(e.event)) for e in events if shows(view, e.event)]
         events = [e for e in events if _fits(e, message.filter)]
         newest_first = message.order is Order.DESC
         events.sort(key=StoredEvent.place, reverse=newest_first)
@@ -329,18 +328,8 @@ class World:
         """Answer what is asked about a project's redaction rules."""
         book = self.rules.get(project_no, RuleBook(0, DEFAULT_BUILTINS, (), bytes(32)))
         match message:
-            case ListRules(limit, after):
-                places = [
-                    (Page(rule.created_at, rule.id) if isinstance(rule, RuleRow) else Page(EPOCH, UUID(int=n)), rule)
-                    for n, rule in enumerate(book.rules)
-                ]
-                left = [
-                    (place, rule)
-                    for place, rule in places
-                    if after is None or (place.created_at, place.id) > (after.created_at, after.id)
-                ]
-                more = left[limit - 1][0] if len(left) > limit else None
-                return RulePage(tuple(shown(rule) for _, rule in left[:limit]), more)
+            case ListRules():
+                return page_of_rules(book, message)
             case CreateRule(_, draft):
                 how = (draft.type.value, draft.pattern, draft.fields, draft.behavior.value, draft.enabled)
                 amendment = creation(RuleRow(uuid4(), draft.name, *how, self._later()))(book)
@@ -430,7 +419,7 @@ class WorldRedaction:
         return await world.ask(message, timeout, partial(world.answer_on_rules, key, message))
 
 
-def _amended(book: RuleBook, amendment: Amendment) -> RuleBook:
+def _amended(book: RuleBook, amendment: Amendment[Rule]) -> RuleBook:
     """The rules after a change of one."""
     before, now = amendment.before, amendment.after
     rules = [now if rule is before else rule for rule in book.rules] + ([now] if before is None else [])

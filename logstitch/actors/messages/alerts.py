@@ -85,6 +85,21 @@ class AlertRuleDraft:
     enabled: bool
     distinct: Distinct | None
 
+    def rule(self, id: str) -> Rule:
+        """The same as the engine takes it, not checked."""
+        return Rule(
+            id,
+            self.name,
+            self.action_pattern,
+            self.threshold,
+            self.window_seconds,
+            self.group_by,
+            self.severity,
+            self.enabled,
+            self.cooldown_seconds,
+            self.distinct,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class CreateAlertRule(Ask[AlertRule]):

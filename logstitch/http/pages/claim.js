@@ -12,6 +12,7 @@ const token = new URLSearchParams(location.search).get('token')?.trim() ?? '';
 const [key, project, form] = [byId('key'), byId('project'), byId('claim')];
 const keyNote = byId('key-note').textContent;
 let events = 0;
+const uncertain = new Set(); // projects for which a claim was tried, and nobody knows whether it was made
 
 class Failure extends Error {
   constructor(status, code, message, details = [], retryAfter = 0) {
@@ -223,8 +224,8 @@ form.addEventListener('submit', async (event) => {
   const button = byId('submit');
   button.disabled = true;
   button.textContent = 'Claiming…';
+  const name = project.selectedOptions[0].textContent;
   try {
-    const name = project.selectedOptions[0].textContent;
     const body = await ask('streams/claim', {
       method: 'POST',
       headers: { Authorization: `Bearer ${listed}`, 'Content-Type': 'application/json' },
@@ -232,11 +233,13 @@ form.addEventListener('submit', async (event) => {
     });
     finish(body, name);
   } catch (error) {
-    if (error.code === 'stream_already_claimed') show('claimed');
-    else if (error.code === 'stream_expired') show('expired');
+    if (error.code === 'stream_already_claimed') {
+      show('claimed', uncertain.size ? `It is claimed, perhaps by the try before, which had no certain answer. Look at the newest events of the project ${[...uncertain].join(' or ')}: a claim is recorded there as logstitch.stream.claimed. If there is none, somebody else has claimed it. It cannot be claimed again.` : '');
+    } else if (error.code === 'stream_expired') show('expired');
     else if (error.code === 'stream_not_found') show('unknown');
     else if (error.status === 401 || error.status === 403) refuseKey(error);
     else {
+      if (error.status === 0 || error.status >= 500) uncertain.add(name);
       const details = error.details.map((detail) => `${detail.field}: ${detail.message}`).join('; ');
       fail([error.message, details, error.status === 503 ? `Nothing was lost; try again${error.retryAfter ? ` in ${plural(error.retryAfter, 'second')}` : ''}.` : ''].filter(Boolean).join(' '));
     }

@@ -280,10 +280,12 @@ const BACKLOG = /^logstitch_(\w+?)_(?:backlog|pending|behind|lag)(?:_\w+)?$/;
 
 function drawDatabase(moment, recent, ready) {
   const value = (name) => one(moment.read, `logstitch_database_${name}`);
-  const reason = ready?.reasons.find(({ field }) => field.split(/[./]/)[0] === 'database');
-  const state = byId('database-state');
-  write(state, reason ? 'Away' : 'Up');
-  dress(state, `pill ${reason ? 'bad' : 'good'}`);
+  const reasons = ready.reasons.filter(({ field }) => field.split(/[./]/)[0] === 'database');
+  const [state, why] = [byId('database-state'), byId('database-why')];
+  write(state, reasons.length ? 'Not ready' : 'Up');
+  dress(state, `pill ${reasons.length ? 'bad' : 'good'}`);
+  write(why, reasons.map(({ message }) => message).join(' '));
+  why.hidden = !reasons.length;
   slots.set(value('calls_in_flight') ?? 0, value('slots') ?? 0, 0);
   write(slotsCount, `${number(value('calls_in_flight') ?? 0)} of ${number(value('slots') ?? 0)}`);
   fact('Transactions', `${number(recent.calls)} /s`);
@@ -438,12 +440,11 @@ function drawNumbers(now, ready) {
   const moment = moments.at(-1);
   const then = moments.find((earlier) => now - earlier.at <= WINDOW_MS);
   const recent = interval(moment, then === moment ? moments[0] : then);
-  const shown = { ...recent, memory: recent.memory };
   for (const tile of TILES) {
-    const [value, unit] = tile.now(shown);
+    const [value, unit] = tile.now(recent);
     write(tile.value, value);
     write(tile.unit, unit);
-    write(tile.besideText, tile.beside(history, shown));
+    write(tile.besideText, tile.beside(history, recent));
     tile.spark.draw(history, now, tile.least);
   }
   drawRoutes(recent);

@@ -25,7 +25,8 @@ const TYPING_MS = 300;
 const ANSWER_MS = 20_000;
 const TRIES = 3;
 const DOWNLOAD_EVENTS = 10_000;
-const DOWNLOAD_CHARACTERS = 100_000_000; // what a tab can hold
+const DOWNLOAD_BYTES = 100_000_000; // what a tab can hold
+const DOWNLOAD_PAUSE_MS = 45_000; // between two pieces: the service looks up a page for 30 s at most
 const EMPTY_PAGES = 20; // a page may be empty although there are more; so many are asked for before that is shown
 const SHOWN_CHARACTERS = 1_000;
 const SHOWN_ENTRIES = 100;
@@ -192,26 +193,34 @@ function pause(seconds, signal) {
   });
 }
 
-async function ask(url, token, signal) {
-  let response;
-  let text;
+// Raises what `signal` was aborted with, or a Failure.
+async function send(url, token, signal, limit) {
   try {
-    response = await fetch(url, {
+    return await fetch(url, {
       headers: { Authorization: `Bearer ${token}` },
-      signal: AbortSignal.any([signal, AbortSignal.timeout(ANSWER_MS)]),
+      signal: AbortSignal.any([signal, limit]),
       credentials: 'omit',
       referrerPolicy: 'no-referrer',
       cache: 'no-store',
       redirect: 'error',
     });
-    text = await response.text();
   } catch (error) {
     signal.throwIfAborted();
     throw new Failure('offline', 'The service cannot be reached.');
   }
+}
+
+// The JSON of an answer; a Failure, unless that is what was asked for.
+async function read(response, signal) {
   let body;
   try {
-    body = parse(text);
+    body = await response.text();
+  } catch (error) {
+    signal.throwIfAborted();
+    throw new Failure('offline', 'The service cannot be reached.');
+  }
+  try {
+    body = parse(body);
   } catch (error) {
     throw new Failure('failed', 'The service answered with something that is not JSON.');
   }
@@ -225,11 +234,15 @@ async function ask(url, token, signal) {
   });
 }
 
-// `ask`, and again after a while where that may help.
-async function askPatiently(url, token, signal) {
+async function ask(url, token, signal) {
+  return read(await send(url, token, signal, AbortSignal.timeout(ANSWER_MS)), signal);
+}
+
+// The same again after a while where that may help.
+async function patiently(attempt, signal) {
   for (let tried = 1; ; tried++) {
     try {
-      return await ask(url, token, signal);
+      return await attempt();
     } catch (error) {
       if (!(error instanceof Failure) || !['busy', 'offline'].includes(error.kind) || tried === TRIES) throw error;
       await pause(error.retryAfter || tried, signal);
@@ -237,36 +250,91 @@ async function askPatiently(url, token, signal) {
   }
 }
 
+const askPatiently = (url, token, signal) => patiently(() => ask(url, token, signal), signal);
+
 // -- files ------------------------------------------------------------------------------------------------------------
 
-const COLUMNS = [
-  ['id'], ['occurred_at'], ['received_at'], ['action'], ['category'], ['tenant_id'],
-  ['actor', 'id'], ['actor', 'type'], ['actor', 'name'], ['actor', 'email'],
-  ['target', 'id'], ['target', 'type'], ['target', 'name'],
-  ['context', 'ip_address'], ['context', 'user_agent'], ['context', 'location'], ['context', 'session_id'],
-  ['changes'], ['metadata'], ['idempotency_key'], ['content_hash'],
-];
-
-// A spreadsheet takes a cell that begins so for a formula (https://owasp.org/www-community/attacks/CSV_Injection).
-// So do parts of one, where semicolons or tabs separate cells.
-const FORMULA = /(^|[;\t])(?=[\s\u0000-\u001f]*[=+\-@\uff1d\uff0b\uff0d\uff20])|^(?=[\t\r\n])/g;
-
-function csvCell(text = '') {
-  return `"${text.replace(FORMULA, "$1'").replaceAll('"', '""')}"`;
-}
-
-function csvLine(event) {
-  return COLUMNS.map(([first, second]) => {
-    const section = get(event, first);
-    if (second === undefined || isObject(section)) return csvCell(plain(second === undefined ? section : get(section, second)));
-    return csvCell(second === 'id' || second === 'ip_address' ? plain(section) : undefined); // redacted as a whole
-  }).join(',') + '\r\n';
-}
-
+// By format: its type, what stands in front (by which a spreadsheet knows that the text is UTF-8), lines that are no events.
 const FORMATS = {
-  csv: { type: 'text/csv;charset=utf-8', head: `\ufeff${COLUMNS.map((names) => csvCell(names.join('_'))).join(',')}\r\n`, line: csvLine },
-  ndjson: { type: 'application/x-ndjson', head: '', line: (event) => `${stringify(event)}\n` },
+  csv: { type: 'text/csv;charset=utf-8', head: '\ufeff', names: 1 },
+  ndjson: { type: 'application/x-ndjson', head: '', names: 0 },
 };
+const [QUOTE, NEWLINE] = [0x22, 0x0a];
+
+// Counts the events of an export as its bytes come, and knows where the last whole one ends.
+class Lines {
+  #format;
+  #quoted = false; // within quotes a line of CSV goes on; JSON has no line breaks
+
+  bytes = 0;
+  whole = 0; // bytes up to the end of the last event that is whole and may be kept
+  events;
+
+  constructor(format) {
+    this.#format = format;
+    this.events = -FORMATS[format].names;
+  }
+
+  // Whether what has come is more than is kept.
+  add(piece) {
+    const end = Math.min(piece.length, DOWNLOAD_BYTES - this.bytes);
+    for (let at = 0; at < end && this.events < DOWNLOAD_EVENTS; at++) {
+      if (piece[at] === QUOTE) this.#quoted = !this.#quoted;
+      else if (piece[at] === NEWLINE && !(this.#quoted && this.#format === 'csv')) {
+        this.events++;
+        this.whole = this.bytes + at + 1;
+      }
+    }
+    this.bytes += piece.length;
+    return this.bytes > DOWNLOAD_BYTES || (this.events === DOWNLOAD_EVENTS && this.bytes > this.whole);
+  }
+}
+
+// An export as a file, with how many events it holds and whether there were more. `tell` hears of each piece.
+async function fetchExport(url, token, format, signal, tell) {
+  const { type, head } = FORMATS[format];
+  let [silence, timer, reader] = [null, 0, null];
+  const wait = (ms) => {
+    clearTimeout(timer);
+    timer = setTimeout(() => silence.abort(), ms);
+  };
+  const begin = async () => {
+    silence = new AbortController();
+    wait(ANSWER_MS);
+    const response = await send(url, token, signal, silence.signal);
+    return response.ok ? response.body : read(response, signal);
+  };
+  try {
+    reader = (await patiently(begin, signal)).getReader();
+    const pieces = [new TextEncoder().encode(head)];
+    const lines = new Lines(format);
+    let more = false;
+    while (!more) {
+      wait(DOWNLOAD_PAUSE_MS);
+      const { done, value } = await reader.read();
+      if (done) break;
+      pieces.push(value);
+      more = lines.add(value);
+      tell(Math.max(0, lines.events));
+    }
+    if (!more && (lines.events < 0 || lines.whole < lines.bytes)) throw new Failure('failed', 'The answer is not whole.');
+    return { file: new Blob(pieces).slice(0, pieces[0].length + lines.whole, type), events: lines.events, more };
+  } finally {
+    clearTimeout(timer);
+    reader?.cancel().catch(() => {});
+  }
+}
+
+function save(file, format, root) {
+  const name = `events-${new Date().toISOString().slice(0, 19).replace(/[:T]/g, '-')}.${format}`;
+  const link = el('a', { href: URL.createObjectURL(file), download: name, class: 'offscreen', tabindex: '-1', 'aria-hidden': 'true' });
+  root.append(link);
+  link.click();
+  setTimeout(() => {
+    URL.revokeObjectURL(link.href);
+    link.remove();
+  }, 10_000);
+}
 
 async function copy(text, root) {
   try {
@@ -511,7 +579,7 @@ class LogStitchViewer extends HTMLElement {
 
   /** Opens one event, whether it is in the list or not. Answers when it is open, or why it cannot be. */
   async show(id) {
-    const event = this.#events.find((known) => known.id === id) ?? (await askPatiently(this.#url(`/${encodeURIComponent(id)}`), this.#token, this.#work.signal));
+    const event = this.#events.find((known) => known.id === id) ?? (await this.#find(id, this.#work.signal));
     this.#openDrawer(event);
   }
 
@@ -599,6 +667,11 @@ class LogStitchViewer extends HTMLElement {
     return query;
   }
 
+  // Whether one event is looked up, by its id.
+  #single() {
+    return EVENT_ID.test(this.#query().search ?? '');
+  }
+
   #filterBy(name, value) {
     this.#inputs[name].value = value;
     this.#parts.drawer.close();
@@ -671,7 +744,7 @@ class LogStitchViewer extends HTMLElement {
     this.#skeleton();
     this.#say('Loading events');
     try {
-      if (EVENT_ID.test(query.search ?? '')) await this.#one(query.search, signal);
+      if (this.#single()) await this.#one(query.search, signal);
       else await this.#page(query, signal);
       if (!this.#live.timer) this.#planPoll();
     } catch (error) {
@@ -682,14 +755,19 @@ class LogStitchViewer extends HTMLElement {
   async #one(id, signal) {
     let found = [];
     try {
-      found = [await askPatiently(this.#url(`/${id}`), this.#token, signal)];
+      found = [await this.#find(id, signal)];
     } catch (error) {
       if (error.kind !== 'missing') throw error;
     }
     signal.throwIfAborted();
-    for (const event of found) delete event.request_id;
     this.#cursor = null;
     this.#append(found);
+  }
+
+  async #find(id, signal) {
+    const event = await askPatiently(this.#url(`/${encodeURIComponent(id)}`), this.#token, signal);
+    delete event.request_id; // of the answer
+    return event;
   }
 
   async #page(query, signal) {
@@ -835,6 +913,7 @@ class LogStitchViewer extends HTMLElement {
     const here = this.#events.length;
     parts.count.replaceChildren(here ? `${count(here, 'event')}${this.#cursor ? ' so far' : ''}` : '', here ? el('span', { class: 'zone' }, ` · times in ${ZONE}`) : '');
     parts.csv.disabled = parts.ndjson.disabled = !here || this.#export !== null;
+    parts.csv.hidden = this.#single();
   }
 
   #row(event, index) {
@@ -1009,7 +1088,7 @@ class LogStitchViewer extends HTMLElement {
     if (!live.on || live.asking || document.hidden) return;
     const { signal } = this.#work;
     const query = this.#query();
-    if (!['ready', 'more'].includes(this.#phase) || EVENT_ID.test(query.search ?? '')) {
+    if (!['ready', 'more'].includes(this.#phase) || this.#single()) {
       this.#planPoll();
       return;
     }
@@ -1105,7 +1184,6 @@ class LogStitchViewer extends HTMLElement {
   async #download(format) {
     if (this.#export) return;
     const { progress } = this.#parts;
-    const { type, head, line } = FORMATS[format];
     const work = (this.#export = new AbortController());
     const query = this.#query();
     const bar = el('progress', { max: DOWNLOAD_EVENTS, 'aria-label': 'Download' });
@@ -1119,28 +1197,19 @@ class LogStitchViewer extends HTMLElement {
     progress.hidden = false;
     this.#foot();
     try {
-      const pieces = [head];
-      let [events, characters, cursor, more] = [0, 0, null, true];
-      while (more && events < DOWNLOAD_EVENTS && characters < DOWNLOAD_CHARACTERS) {
-        const single = EVENT_ID.test(query.search ?? '');
-        const body = single ? { events: this.#events } : await askPatiently(this.#url('', { ...query, limit: 100, ...(cursor ? { cursor } : {}) }), this.#token, work.signal);
-        work.signal.throwIfAborted();
-        const piece = body.events.map(line).join('');
-        pieces.push(piece);
-        events += body.events.length;
-        characters += piece.length;
-        [cursor, more] = [body.cursor, Boolean(body.has_more)];
-        bar.value = events;
-        told.textContent = count(events, 'event');
+      let saved;
+      if (this.#single()) { // which the export cannot be asked for
+        saved = { file: new Blob(this.#events.map((event) => `${stringify(event)}\n`), { type: FORMATS[format].type }), events: this.#events.length };
+      } else {
+        const url = this.#url('/export', { ...query, format, limit: DOWNLOAD_EVENTS + 1 }); // one more tells that there are more
+        saved = await fetchExport(url, this.#token, format, work.signal, (events) => {
+          bar.value = events;
+          told.textContent = count(events, 'event');
+        });
       }
-      const link = el('a', { href: URL.createObjectURL(new Blob(pieces, { type })), download: `events-${new Date().toISOString().slice(0, 19).replace(/[:T]/g, '-')}.${format}`, class: 'offscreen', tabindex: '-1', 'aria-hidden': 'true' });
-      this.#root.append(link);
-      link.click();
-      setTimeout(() => {
-        URL.revokeObjectURL(link.href);
-        link.remove();
-      }, 10_000);
-      say(more ? `The newest ${count(events, 'event')} saved; narrow the filters for older ones` : `${count(events, 'event')} saved`);
+      work.signal.throwIfAborted();
+      save(saved.file, format, this.#root);
+      say(saved.more ? `The newest ${count(saved.events, 'event')} saved; narrow the filters for older ones` : `${count(saved.events, 'event')} saved`);
     } catch (error) {
       if (work.signal.aborted) say('Download cancelled');
       else if (error.kind === 'expired') {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, NotRequired
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from logstitch.detection.rules import (
@@ -17,12 +17,15 @@ from logstitch.detection.rules import (
     MIN_WINDOW_SECONDS,
 )
 from logstitch.http.schemas.common import (
+    CHANGES,
     CLOSED,
+    AlertId,
     Cursor,
     EventId,
     HasMore,
     ProjectPageQuery,
     RequestId,
+    SeverityName,
     TimeText,
     UuidOut,
     end_of,
@@ -30,7 +33,6 @@ from logstitch.http.schemas.common import (
 )
 from logstitch.model import MAX_PAGE
 
-SeverityName = Literal["low", "medium", "high", "critical"]
 StatusName = Literal["open", "acknowledged", "resolved"]
 GroupByName = Literal["actor_id", "tenant_id"]
 DistinctName = Literal["ip_address"]
@@ -112,7 +114,7 @@ class CreateAlertRuleBody(TypedDict):
 class UpdateAlertRuleBody(TypedDict):
     """What of an alert rule is to be changed. Of a built-in that may be `enabled` and `cooldown_seconds` only."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, json_schema_extra={"minProperties": 1})  # type: ignore[misc]
+    __pydantic_config__ = CHANGES  # type: ignore[misc]
 
     name: NotRequired[AlertRuleName]
     action_pattern: NotRequired[ActionPattern]
@@ -218,7 +220,7 @@ class Alert(TypedDict):
 
     __pydantic_config__ = CLOSED  # type: ignore[misc]
 
-    id: Annotated[str, Field(pattern="^alr_[0-7][0-9A-HJKMNP-TV-Z]{25}$", examples=["alr_01KARHK7T0C8Q2M4V6X9Z1B3D9"])]
+    id: AlertId
     rule_id: str
     rule_name: str
     severity: SeverityName

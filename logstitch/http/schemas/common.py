@@ -8,7 +8,7 @@ digits, and ``UUID`` braces.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -21,7 +21,17 @@ B = TypeVar("B", bound=BaseModel)
 T = TypeVar("T")
 
 CLOSED = ConfigDict(extra="forbid", strict=True)
-"""For the ``__pydantic_config__`` of every TypedDict, as ``NoQuery`` and bodies that are models have it."""
+"""For the ``__pydantic_config__`` of every TypedDict."""
+CHANGES = ConfigDict(extra="forbid", strict=True, json_schema_extra={"minProperties": 1})
+"""For one that says what is to be changed."""
+CLOSED_MODEL = ConfigDict(extra="forbid", strict=True, frozen=True)
+"""For the ``model_config`` of every model."""
+
+DOTTED_KEYS = (
+    "A key with dots in its name is also found by the parts between them, as if each were a level: "
+    "`metadata.user.email` is the key `user.email` of `metadata`, too."
+)
+"""What is to be said of every list of field paths."""
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,9}")
@@ -121,7 +131,7 @@ def read_dates(start_date: str | None, end_date: str | None) -> Dates:
 class NoQuery(BaseModel):
     """No parameters at all."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = CLOSED_MODEL
 
 
 class ProjectQuery(NoQuery):
@@ -161,6 +171,10 @@ RequestId = Annotated[
         description="Names this request, also in the header X-Request-Id and in the service's log.",
         examples=["req_01JDC8Z8YQ3V1S7T9W6X4K2M0P"],
     ),
+]
+SeverityName = Literal["low", "medium", "high", "critical"]
+AlertId = Annotated[
+    str, Field(pattern="^alr_[0-7][0-9A-HJKMNP-TV-Z]{25}$", examples=["alr_01KARHK7T0C8Q2M4V6X9Z1B3D9"])
 ]
 EventId = Annotated[
     str, Field(pattern="^evt_[0-7][0-9A-HJKMNP-TV-Z]{25}$", examples=["evt_01JDC8Z8YQ3V1S7T9W6X4K2M0P"])

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
-from logstitch.http.schemas.common import CLOSED, Cursor, HasMore, RequestId, TimeText, UuidOut, UuidText
+from logstitch.http.schemas.common import CLOSED, CLOSED_MODEL, Cursor, HasMore, RequestId, TimeText, UuidOut, UuidText
 from logstitch.model import MAX_PAGE
 
 
 class CreateKeyBody(BaseModel):
     """A project key to be made."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = CLOSED_MODEL
 
     project_id: Annotated[UuidText, Field(description="The project it is for.")]
     type: Annotated[Literal["project"], Field(description="Master keys are made on the command line only.")]

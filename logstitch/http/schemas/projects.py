@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
-from logstitch.http.schemas.common import CLOSED, Cursor, HasMore, RequestId, TimeText, UuidOut
+from logstitch.http.schemas.common import CLOSED, CLOSED_MODEL, Cursor, HasMore, RequestId, TimeText, UuidOut
 from logstitch.model import MAX_PAGE
 
 
 class CreateProjectBody(BaseModel):
     """A project to be made."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = CLOSED_MODEL
 
     name: Annotated[str, Field(min_length=1, max_length=100, examples=["Billing"])]
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from logstitch.http.schemas.common import CLOSED, Cursor, HasMore, RequestId, TimeText, UuidOut
+from logstitch.http.schemas.common import CLOSED, DOTTED_KEYS, Cursor, HasMore, RequestId, TimeText, UuidOut
 from logstitch.model import MAX_CHANGES, MAX_PAGE
 
 BehaviorName = Literal["replace", "hash", "mask"]
@@ -29,7 +29,8 @@ RuleFields = Annotated[
         min_length=1,
         max_length=50,
         description="Of rules of type `field_redact`: dot paths whose whole values are redacted. They start at "
-        "`actor`, `target`, `context`, `metadata` or `changes`; `*` is one level, `**` any number of levels.",
+        "`actor`, `target`, `context`, `metadata` or `changes`; `*` is one level, `**` any number of levels. "
+        + DOTTED_KEYS,
         examples=[["metadata.**.password", "changes.*.after"]],
     ),
 ]

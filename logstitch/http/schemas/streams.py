@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, Field
 from typing_extensions import TypedDict
 
-from logstitch.http.schemas.common import CLOSED, RequestId, TimeText, UuidOut, UuidText
+from logstitch.http.schemas.common import CLOSED, CLOSED_MODEL, RequestId, TimeText, UuidOut, UuidText
 from logstitch.streams import UUID4_PATTERN, token_digest
 
 
@@ -19,7 +19,7 @@ def _token(text: str) -> str:
 class ClaimStreamBody(BaseModel):
     """Which stream is to become whose."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = CLOSED_MODEL
 
     token: Annotated[
         str,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, NotRequired
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
-from logstitch.http.schemas.common import CLOSED, Cursor, HasMore, RequestId, TimeText, UuidOut
+from logstitch.http.schemas.common import CHANGES, CLOSED, DOTTED_KEYS, Cursor, HasMore, RequestId, TimeText, UuidOut
 from logstitch.model import MAX_PAGE, RESERVED_TENANT, CategoryName
 from logstitch.viewing.tiers import MAX_ACTION_CHARS, MAX_ACTIONS, MAX_HIDDEN_FIELDS, MAX_NAME_CHARS
 from logstitch.viewing.tokens import DEFAULT_LIFE_SECONDS, MAX_LIFE_SECONDS, MIN_LIFE_SECONDS
@@ -41,7 +41,8 @@ HiddenFields = Annotated[
     Field(
         max_length=MAX_HIDDEN_FIELDS,
         description="Dot paths that are left out of what is shown, and neither searched nor filtered by. They start at "
-        "`actor`, `target`, `context`, `metadata` or `changes`; `*` is one level, `**` any number of levels.",
+        "`actor`, `target`, `context`, `metadata` or `changes`; `*` is one level, `**` any number of levels. "
+        + DOTTED_KEYS,
         examples=[["actor.email", "context", "metadata.**.internal"]],
     ),
 ]
@@ -103,7 +104,7 @@ class CreateTierBody(TypedDict):
 class UpdateTierBody(TypedDict):
     """What of a tier is to be changed."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, json_schema_extra={"minProperties": 1})  # type: ignore[misc]
+    __pydantic_config__ = CHANGES  # type: ignore[misc]
 
     name: NotRequired[TierName]
     categories: NotRequired[Categories]

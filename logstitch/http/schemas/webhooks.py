@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal, NotRequired
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
-from logstitch.http.schemas.common import CLOSED, Cursor, HasMore, ProjectPageQuery, RequestId, TimeText
+from logstitch.http.schemas.common import (
+    CHANGES,
+    CLOSED,
+    AlertId,
+    Cursor,
+    HasMore,
+    ProjectPageQuery,
+    RequestId,
+    SeverityName,
+    TimeText,
+)
 from logstitch.model import MAX_PAGE
 
-SeverityName = Literal["low", "medium", "high", "critical"]
 EventName = Literal["alert.triggered", "alert.acknowledged", "alert.resolved"]
 StatusName = Literal["pending", "delivered", "failed", "cancelled"]
 
@@ -60,9 +69,6 @@ DeliveryId = Annotated[
         examples=["dlv_01KARHK7T0C8Q2M4V6X9Z1B3E2"],
     ),
 ]
-AlertId = Annotated[
-    str, Field(pattern="^alr_[0-7][0-9A-HJKMNP-TV-Z]{25}$", examples=["alr_01KARHK7T0C8Q2M4V6X9Z1B3D9"])
-]
 
 
 class CreateWebhookBody(TypedDict):
@@ -85,7 +91,7 @@ class CreateWebhookBody(TypedDict):
 class UpdateWebhookBody(TypedDict):
     """What of an endpoint is to be changed."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, json_schema_extra={"minProperties": 1})  # type: ignore[misc]
+    __pydantic_config__ = CHANGES  # type: ignore[misc]
 
     url: NotRequired[Url]
     description: NotRequired[Annotated[Description | None, Field(description="Null removes it.")]]

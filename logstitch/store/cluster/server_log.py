@@ -43,15 +43,22 @@ def why_not_running(data: Path) -> str | None:
 
 
 def bound_log(path: Path, limit: int) -> None:
-    """Set the log aside as ``….1`` when it has reached ``limit`` bytes.
+    """Set the log aside as ``….1`` when it has reached ``limit`` bytes; without room for that it is just emptied.
 
     The server appends to a descriptor it was started with, so the file is copied and emptied, not renamed; this way
-    it works for an adopted server too. What is written in between is lost.
+    it works for an adopted server too. What is written in between is lost. Raises ``OSError`` where it cannot be
+    emptied either.
     """
     with suppress(FileNotFoundError):
-        if path.stat().st_size >= limit:
-            shutil.copyfile(path, path.with_name(path.name + ".1"))
-            os.truncate(path, 0)
+        if path.stat().st_size < limit:
+            return
+        aside = path.with_name(path.name + ".1")
+        try:
+            shutil.copyfile(path, aside)
+        except OSError:
+            with suppress(OSError):
+                aside.unlink(missing_ok=True)  # half a copy, on a disk that is full
+        os.truncate(path, 0)
 
 
 def last_words(path: Path) -> str:

@@ -44,10 +44,10 @@ SELECT action FROM project_actions WHERE project_no = %(project_no)s LIMIT %(lim
 
 -- name: received_at
 -- Of events that were claimed, when that was: they keep times of long before their neighbours'.
-SELECT (extract(epoch FROM coalesce(
+SELECT coalesce(
     (SELECT CASE WHEN c.last_seq >= e.seq THEN c.claimed_at END FROM claims c
      WHERE c.project_no = e.project_no AND c.first_seq <= e.seq ORDER BY c.first_seq DESC LIMIT 1),
-    e.received_at)) * 1000)::bigint
+    e.received_at)
 FROM events e WHERE e.project_no = %(project_no)s AND e.seq = %(seq)s;
 
 -- name: next_claim
@@ -63,7 +63,7 @@ SELECT first_seq, last_seq FROM (
 WHERE last_seq > %(after)s
 ORDER BY first_seq LIMIT 1;
 
--- name: read_events
+-- fragment: facts_behind
 SELECT e.seq, uuid_send(e.id), (extract(epoch FROM e.received_at) * 1000)::bigint,
        (extract(epoch FROM e.occurred_at) * 1000)::bigint, e.action, t.tenant_id,
        CASE WHEN length(e.actor_id) <= 256 THEN e.actor_id
@@ -73,44 +73,30 @@ FROM (
     SELECT seq, id, received_at, occurred_at, action, tenant_no, actor_id, body FROM events
     WHERE (project_no, seq) > (%(project_no)s::int, %(after)s::bigint)
       AND (project_no, seq) <= (%(project_no)s::int, %(through)s::bigint)
+
+-- fragment: in_order
     ORDER BY project_no, seq
     LIMIT %(limit)s
-) AS e JOIN tenants t ON t.project_no = %(project_no)s AND t.tenant_no = e.tenant_no;
+) AS e JOIN tenants t ON t.project_no = %(project_no)s AND t.tenant_no = e.tenant_no
+
+-- name: read_events
+-- include: facts_behind
+-- include: in_order
 
 -- name: read_events_of
 -- The same of these actions. A statement of its own, since a list that the plan knows is hashed.
-SELECT e.seq, uuid_send(e.id), (extract(epoch FROM e.received_at) * 1000)::bigint,
-       (extract(epoch FROM e.occurred_at) * 1000)::bigint, e.action, t.tenant_id,
-       CASE WHEN length(e.actor_id) <= 256 THEN e.actor_id
-            ELSE 'sha256:' || encode(sha256(convert_to(e.actor_id, 'UTF8')), 'hex') END,
-       CASE WHEN %(addresses)s::boolean THEN e.body::json #>> '{context,ip_address}' END
-FROM (
-    SELECT seq, id, received_at, occurred_at, action, tenant_no, actor_id, body FROM events
-    WHERE (project_no, seq) > (%(project_no)s::int, %(after)s::bigint)
-      AND (project_no, seq) <= (%(project_no)s::int, %(through)s::bigint)
+-- include: facts_behind
       AND action = ANY (%(actions)s::text[])
-    ORDER BY project_no, seq
-    LIMIT %(limit)s
-) AS e JOIN tenants t ON t.project_no = %(project_no)s AND t.tenant_no = e.tenant_no;
+-- include: in_order
 
 -- name: read_events_about
 -- The same of these actors and tenants.
-SELECT e.seq, uuid_send(e.id), (extract(epoch FROM e.received_at) * 1000)::bigint,
-       (extract(epoch FROM e.occurred_at) * 1000)::bigint, e.action, t.tenant_id,
-       CASE WHEN length(e.actor_id) <= 256 THEN e.actor_id
-            ELSE 'sha256:' || encode(sha256(convert_to(e.actor_id, 'UTF8')), 'hex') END,
-       CASE WHEN %(addresses)s::boolean THEN e.body::json #>> '{context,ip_address}' END
-FROM (
-    SELECT seq, id, received_at, occurred_at, action, tenant_no, actor_id, body FROM events
-    WHERE (project_no, seq) > (%(project_no)s::int, %(after)s::bigint)
-      AND (project_no, seq) <= (%(project_no)s::int, %(through)s::bigint)
+-- include: facts_behind
       AND (actor_id = ANY (%(actor_ids)s::text[]) OR tenant_no = ANY (%(tenant_nos)s::int[])
            OR length(actor_id) > 256
               AND 'sha256:' || encode(sha256(convert_to(actor_id, 'UTF8')), 'hex') = ANY (%(actor_ids)s::text[]))
       AND (%(actions)s::text[] IS NULL OR action = ANY (%(actions)s::text[]))
-    ORDER BY project_no, seq
-    LIMIT %(limit)s
-) AS e JOIN tenants t ON t.project_no = %(project_no)s AND t.tenant_no = e.tenant_no;
+-- include: in_order
 
 -- name: find_tenant_nos
 SELECT coalesce(array_agg(tenant_no), '{}') FROM tenants

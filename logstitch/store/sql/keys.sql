@@ -30,6 +30,10 @@ WHERE organization_id = %(organization_id)s AND key_id = %(key_id)s AND type = A
 RETURNING key_id, type, name, prefix, project_id, created_at, last_used_at, revoked_at;
 
 -- name: mark_used
+-- Every process writes the same keys at the same time, so all take them in one order, whatever order a join would take.
+WITH taken AS MATERIALIZED (
+    SELECT key_id FROM keys WHERE key_id = ANY (%(key_ids)s::uuid[]) ORDER BY key_id FOR NO KEY UPDATE
+)
 UPDATE keys SET last_used_at = greatest(keys.last_used_at, used.at)
-FROM unnest(%(key_ids)s::uuid[], %(at)s::timestamptz[]) AS used (key_id, at)
+FROM unnest(%(key_ids)s::uuid[], %(at)s::timestamptz[]) AS used (key_id, at) JOIN taken USING (key_id)
 WHERE keys.key_id = used.key_id;

@@ -9,6 +9,22 @@
 --
 -- tests/store/test_plans.py holds the planner to it. `%(low)s` is inclusive, `%(high)s` is not.
 
+-- Events that a viewer is not shown are kept from it by these lines, wherever it looks.
+-- fragment: shown
+(%(shown_categories)s::text[] IS NULL OR category = ANY (%(shown_categories)s))
+AND (%(shown_actions)s::text[] IS NULL OR action LIKE ANY (%(shown_actions)s))
+
+-- fragment: columns
+(%(tenant_no)s::int IS NULL OR tenant_no = %(tenant_no)s)
+AND (%(actor_id)s::text IS NULL OR actor_id = %(actor_id)s)
+AND (%(actor_type)s::text IS NULL OR actor_type = %(actor_type)s)
+AND (%(actions)s::text[] IS NULL OR action = ANY (%(actions)s))
+AND (%(action_like)s::text IS NULL OR action LIKE %(action_like)s)
+AND (%(category)s::text IS NULL OR category = %(category)s)
+AND (%(target_id)s::text IS NULL OR target_id = %(target_id)s)
+AND (%(target_type)s::text IS NULL OR target_type = %(target_type)s)
+AND -- include: shown
+
 -- name: settle_plans
 SELECT set_config('enable_seqscan', 'off', true), set_config('enable_sort', 'off', true),
        set_config('enable_incremental_sort', 'off', true), set_config('max_parallel_workers_per_gather', '0', true),
@@ -33,8 +49,7 @@ SELECT body FROM events WHERE project_no = %(project_no)s AND id = %(id)s;
 SELECT body FROM events
 WHERE project_no = %(project_no)s AND id = %(id)s
   AND tenant_no = (SELECT tenant_no FROM tenants WHERE project_no = %(project_no)s AND tenant_id = %(tenant_id)s)
-  AND (%(shown_categories)s::text[] IS NULL OR category = ANY (%(shown_categories)s))
-  AND (%(shown_actions)s::text[] IS NULL OR action LIKE ANY (%(shown_actions)s));
+  AND -- include: shown
 
 -- How long a body is stands beside it: octet_length reads none.
 -- One by one: for a list of some hundred, and a table that was filled a moment ago and not analyzed yet, the planner
@@ -59,16 +74,7 @@ WHERE project_no = %(project_no)s;
 -- name: walk_desc
 SELECT seq, occurred_at, id, passes, walked FROM (
     SELECT seq, occurred_at, id, row_number() OVER () AS step, count(*) OVER () AS walked, coalesce(
-        (%(tenant_no)s::int IS NULL OR tenant_no = %(tenant_no)s)
-        AND (%(actor_id)s::text IS NULL OR actor_id = %(actor_id)s)
-        AND (%(actor_type)s::text IS NULL OR actor_type = %(actor_type)s)
-        AND (%(actions)s::text[] IS NULL OR action = ANY (%(actions)s))
-        AND (%(action_like)s::text IS NULL OR action LIKE %(action_like)s)
-        AND (%(category)s::text IS NULL OR category = %(category)s)
-        AND (%(target_id)s::text IS NULL OR target_id = %(target_id)s)
-        AND (%(target_type)s::text IS NULL OR target_type = %(target_type)s)
-        AND (%(shown_categories)s::text[] IS NULL OR category = ANY (%(shown_categories)s))
-        AND (%(shown_actions)s::text[] IS NULL OR action LIKE ANY (%(shown_actions)s))
+        -- include: columns
     , false) AS passes
     FROM (
         SELECT seq, occurred_at, id, tenant_no, actor_id, actor_type, action, category, target_id, target_type FROM events
@@ -86,16 +92,7 @@ LIMIT %(limit)s;
 -- name: walk_asc
 SELECT seq, occurred_at, id, passes, walked FROM (
     SELECT seq, occurred_at, id, row_number() OVER () AS step, count(*) OVER () AS walked, coalesce(
-        (%(tenant_no)s::int IS NULL OR tenant_no = %(tenant_no)s)
-        AND (%(actor_id)s::text IS NULL OR actor_id = %(actor_id)s)
-        AND (%(actor_type)s::text IS NULL OR actor_type = %(actor_type)s)
-        AND (%(actions)s::text[] IS NULL OR action = ANY (%(actions)s))
-        AND (%(action_like)s::text IS NULL OR action LIKE %(action_like)s)
-        AND (%(category)s::text IS NULL OR category = %(category)s)
-        AND (%(target_id)s::text IS NULL OR target_id = %(target_id)s)
-        AND (%(target_type)s::text IS NULL OR target_type = %(target_type)s)
-        AND (%(shown_categories)s::text[] IS NULL OR category = ANY (%(shown_categories)s))
-        AND (%(shown_actions)s::text[] IS NULL OR action LIKE ANY (%(shown_actions)s))
+        -- include: columns
     , false) AS passes
     FROM (
         SELECT seq, occurred_at, id, tenant_no, actor_id, actor_type, action, category, target_id, target_type FROM events
@@ -113,16 +110,7 @@ LIMIT %(limit)s;
 -- name: walk_tenant_desc
 SELECT seq, occurred_at, id, passes, walked FROM (
     SELECT seq, occurred_at, id, row_number() OVER () AS step, count(*) OVER () AS walked, coalesce(
-        (%(tenant_no)s::int IS NULL OR tenant_no = %(tenant_no)s)
-        AND (%(actor_id)s::text IS NULL OR actor_id = %(actor_id)s)
-        AND (%(actor_type)s::text IS NULL OR actor_type = %(actor_type)s)
-        AND (%(actions)s::text[] IS NULL OR action = ANY (%(actions)s))
-        AND (%(action_like)s::text IS NULL OR action LIKE %(action_like)s)
-        AND (%(category)s::text IS NULL OR category = %(category)s)
-        AND (%(target_id)s::text IS NULL OR target_id = %(target_id)s)
-        AND (%(target_type)s::text IS NULL OR target_type = %(target_type)s)
-        AND (%(shown_categories)s::text[] IS NULL OR category = ANY (%(shown_categories)s))
-        AND (%(shown_actions)s::text[] IS NULL OR action LIKE ANY (%(shown_actions)s))
+        -- include: columns
     , false) AS passes
     FROM (
         SELECT seq, occurred_at, id, tenant_no, actor_id, actor_type, action, category, target_id, target_type FROM events
@@ -140,16 +128,7 @@ LIMIT %(limit)s;
 -- name: walk_tenant_asc
 SELECT seq, occurred_at, id, passes, walked FROM (
     SELECT seq, occurred_at, id, row_number() OVER () AS step, count(*) OVER () AS walked, coalesce(
-        (%(tenant_no)s::int IS NULL OR tenant_no = %(tenant_no)s)
-        AND (%(actor_id)s::text IS NULL OR actor_id = %(actor_id)s)
-        AND (%(actor_type)s::text IS NULL OR actor_type = %(actor_type)s)
-        AND (%(actions)s::text[] IS NULL OR action = ANY (%(actions)s))
-        AND (%(action_like)s::text IS NULL OR action LIKE %(action_like)s)
-        AND (%(category)s::text IS NULL OR category = %(category)s)
-        AND (%(target_id)s::text IS NULL OR target_id = %(target_id)s)
-        AND (%(target_type)s::text IS NULL OR target_type = %(target_type)s)
-        AND (%(shown_categories)s::text[] IS NULL OR category = ANY (%(shown_categories)s))
-        AND (%(shown_actions)s::text[] IS NULL OR action LIKE ANY (%(shown_actions)s))
+        -- include: columns
     , false) AS passes
     FROM (
         SELECT seq, occurred_at, id, tenant_no, actor_id, actor_type, action, category, target_id, target_type FROM events
@@ -173,16 +152,7 @@ SELECT seq, occurred_at, id FROM (
 WHERE project_no = %(project_no)s
   AND (occurred_at, id) >= (%(low)s::timestamptz, %(low_id)s::uuid)
   AND (occurred_at, id) < (%(high)s::timestamptz, %(high_id)s::uuid)
-  AND (%(tenant_no)s::int IS NULL OR tenant_no = %(tenant_no)s)
-  AND (%(actor_id)s::text IS NULL OR actor_id = %(actor_id)s)
-  AND (%(actor_type)s::text IS NULL OR actor_type = %(actor_type)s)
-  AND (%(actions)s::text[] IS NULL OR action = ANY (%(actions)s))
-  AND (%(action_like)s::text IS NULL OR action LIKE %(action_like)s)
-  AND (%(category)s::text IS NULL OR category = %(category)s)
-  AND (%(target_id)s::text IS NULL OR target_id = %(target_id)s)
-  AND (%(target_type)s::text IS NULL OR target_type = %(target_type)s)
-  AND (%(shown_categories)s::text[] IS NULL OR category = ANY (%(shown_categories)s))
-  AND (%(shown_actions)s::text[] IS NULL OR action LIKE ANY (%(shown_actions)s))
+  AND -- include: columns
 ORDER BY CASE WHEN %(newest_first)s THEN occurred_at END DESC, CASE WHEN %(newest_first)s THEN id END DESC,
          occurred_at, id
 LIMIT %(limit)s;
@@ -204,16 +174,7 @@ SELECT seq, occurred_at, id FROM (
 WHERE project_no = %(project_no)s
   AND (occurred_at, id) >= (%(low)s::timestamptz, %(low_id)s::uuid)
   AND (occurred_at, id) < (%(high)s::timestamptz, %(high_id)s::uuid)
-  AND (%(tenant_no)s::int IS NULL OR tenant_no = %(tenant_no)s)
-  AND (%(actor_id)s::text IS NULL OR actor_id = %(actor_id)s)
-  AND (%(actor_type)s::text IS NULL OR actor_type = %(actor_type)s)
-  AND (%(actions)s::text[] IS NULL OR action = ANY (%(actions)s))
-  AND (%(action_like)s::text IS NULL OR action LIKE %(action_like)s)
-  AND (%(category)s::text IS NULL OR category = %(category)s)
-  AND (%(target_id)s::text IS NULL OR target_id = %(target_id)s)
-  AND (%(target_type)s::text IS NULL OR target_type = %(target_type)s)
-  AND (%(shown_categories)s::text[] IS NULL OR category = ANY (%(shown_categories)s))
-  AND (%(shown_actions)s::text[] IS NULL OR action LIKE ANY (%(shown_actions)s))
+  AND -- include: columns
 ORDER BY CASE WHEN %(newest_first)s THEN occurred_at END DESC, CASE WHEN %(newest_first)s THEN id END DESC,
          occurred_at, id
 LIMIT %(limit)s;
@@ -231,16 +192,7 @@ SELECT seq, occurred_at, id FROM (
 WHERE project_no = %(project_no)s
   AND (occurred_at, id) >= (%(low)s::timestamptz, %(low_id)s::uuid)
   AND (occurred_at, id) < (%(high)s::timestamptz, %(high_id)s::uuid)
-  AND (%(tenant_no)s::int IS NULL OR tenant_no = %(tenant_no)s)
-  AND (%(actor_id)s::text IS NULL OR actor_id = %(actor_id)s)
-  AND (%(actor_type)s::text IS NULL OR actor_type = %(actor_type)s)
-  AND (%(actions)s::text[] IS NULL OR action = ANY (%(actions)s))
-  AND (%(action_like)s::text IS NULL OR action LIKE %(action_like)s)
-  AND (%(category)s::text IS NULL OR category = %(category)s)
-  AND (%(target_id)s::text IS NULL OR target_id = %(target_id)s)
-  AND (%(target_type)s::text IS NULL OR target_type = %(target_type)s)
-  AND (%(shown_categories)s::text[] IS NULL OR category = ANY (%(shown_categories)s))
-  AND (%(shown_actions)s::text[] IS NULL OR action LIKE ANY (%(shown_actions)s))
+  AND -- include: columns
 ORDER BY CASE WHEN %(newest_first)s THEN occurred_at END DESC, CASE WHEN %(newest_first)s THEN id END DESC,
          occurred_at, id
 LIMIT %(limit)s;

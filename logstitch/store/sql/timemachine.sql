@@ -5,12 +5,6 @@
 SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
        set_config('max_parallel_workers_per_gather', '0', true), set_config('jit', 'off', true);
 
--- name: newest_seq
-SELECT seq FROM project_heads WHERE project_no = %(project_no)s;
-
--- name: list_actions
-SELECT action FROM project_actions WHERE project_no = %(project_no)s LIMIT %(limit)s;
-
 -- name: first_seq
 -- Where received_at reaches a time, by halving: the events at `high` and, as far as times are in order, behind it were
 -- received then or later, those at `low` and before it earlier. A number that is not there ends it without an answer.
@@ -30,13 +24,6 @@ WITH RECURSIVE halving (low, high) AS (
     WHERE h.high - h.low > 1
 )
 SELECT high FROM halving WHERE high - low <= 1;
-
--- name: received_at
-SELECT coalesce(
-    (SELECT CASE WHEN c.last_seq >= e.seq THEN c.claimed_at END FROM claims c
-     WHERE c.project_no = e.project_no AND c.first_seq <= e.seq ORDER BY c.first_seq DESC LIMIT 1),
-    e.received_at)
-FROM events e WHERE e.project_no = %(project_no)s AND e.seq = %(seq)s;
 
 -- name: list_claims
 SELECT first_seq, last_seq FROM claims

@@ -4,8 +4,9 @@
 SELECT p.project_no, p.project_id, h.seq FROM projects p JOIN project_heads h USING (project_no) ORDER BY p.project_no;
 
 -- name: read_events
+-- A row that somebody forged may hold a time that Python has none for.
 SELECT seq, id, tenant_no, tenant_seq, content_hash, salts, body,
-       occurred_at, received_at, action, category, actor_id, actor_type, target_id, target_type
+       extract(epoch FROM occurred_at) * 1000, extract(epoch FROM received_at) * 1000, action, category, actor_id, actor_type, target_id, target_type
 FROM events
 WHERE project_no = %(project_no)s AND seq > %(after)s AND seq <= %(through)s ORDER BY seq LIMIT %(limit)s;
 

@@ -79,7 +79,7 @@ JOIN unnest(%(alert_ids)s::uuid[], %(bodies)s::text[]) WITH ORDINALITY AS m (ale
 -- name: notify
 SELECT pg_notify('deliveries', '');
 
--- name: find_delivery
+-- name: lock_delivery
 SELECT d.delivery_id, d.webhook_id, d.alert_id, d.type, d.status, d.created_at, d.due_at, d.ended_at,
        d.due_at > now() AND EXISTS (
            SELECT FROM delivery_attempts a
