@@ -49,12 +49,13 @@ THREAD_BYTES = 256 * 1024
 TURN_SECONDS = 0.01
 """How long requests are prepared on the event loop between two checkpoints."""
 TAKE = 64
-"""Requests taken from the mailbox at a time."""
+"""Requests taken from the mailbox at a time, or fewer: those that have a group's events. What is taken is out of the
+queue, and is not refused for its age any more."""
 HOLD_SECONDS = 8.0
 """How long a group is held through an outage of the database before its requests are answered 503."""
 COMMIT_SECONDS = 5.0
 """How long one attempt of a transaction may take."""
-QUEUE_SECONDS = 1.5
+QUEUE_SECONDS = 1.0
 """How long a request may wait for its turn while the database works: what would be answered too late is refused at once
 and costs nothing more, so that under overload the others are answered in time."""
 OUTAGE_SECONDS = 1.0
@@ -104,8 +105,7 @@ class Ingest:
             nursery.start_soon(self._commit_groups, mailbox)
             with suppress(trio.EndOfChannel):
                 while True:
-                    envelopes = await mailbox.take(TAKE)
-                    await self._prepare_requests(self._in_time(envelopes))
+                    await self._prepare_requests(self._in_time(await _take(mailbox)))
             self._finished = True
             self._work.unpark_all()
 
@@ -301,3 +301,14 @@ class Ingest:
             return []
         await self._prepare(preparation, envelopes, redacted, put)
         return again
+
+
+async def _take(mailbox: Mailbox) -> list[Envelope[SubmitEvents]]:
+    """Wait for one request, then take what else is queued, up to the bounds."""
+    envelopes: list[Envelope[SubmitEvents]] = [await mailbox.receive()]
+    events = len(envelopes[0].message.events)
+    with suppress(trio.WouldBlock, trio.EndOfChannel):
+        while len(envelopes) < TAKE and events < GROUP_EVENTS:
+            envelopes.append(mailbox.receive_nowait())
+            events += len(envelopes[-1].message.events)
+    return envelopes

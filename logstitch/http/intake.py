@@ -6,12 +6,14 @@ The hot path: it touches an event's JSON once, to check it; everything else is t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import trio
 from pydantic import TypeAdapter
 
 from logstitch import gate, model
 from logstitch.actors.messages.events import Accepted
+from logstitch.errors import Overloaded
 from logstitch.http import examples
 from logstitch.http.endpoints import RequestBody, ResponseHeader, Success
 from logstitch.http.responses import Headers, Reply, resource
@@ -38,19 +40,50 @@ EVENTS_CREATED = Success(
 )
 
 
+AT_ONCE_BYTES: Final = 4096
+"""Bodies below this size are read without waiting for a turn."""
+TURN_SECONDS: Final = 0.5
+"""How long a larger one waits for its turn: what more than that is sent would be answered too late."""
+
+
 class Intake:
-    """Reads bodies of events."""
+    """Reads bodies of events, one of the larger ones in each round of the event loop.
+
+    A batch takes milliseconds. Were all that have arrived read in one round, hundreds would make it a second long, and
+    a request is a handful of rounds, whoever sent it.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._thread_bytes = limits.thread_bytes
+        self._turn = trio.Semaphore(1)
         # Big bodies hold a core for milliseconds; two at a time leave the loop its turns.
         self._threads = trio.CapacityLimiter(2)
 
     async def read(self, body: bytes, now_ms: int) -> tuple[tuple[IncomingEvent, ...], bool]:
-        """The events, and whether an array was sent. Raises ``InvalidRequest`` that names every bad field."""
-        if len(body) < self._thread_bytes:
+        """The events, and whether an array was sent.
+
+        Raises ``InvalidRequest`` that names every bad field, and ``Overloaded`` where too many are to be read.
+        """
+        if len(body) < AT_ONCE_BYTES:
             return _read(body, now_ms)
-        return await trio.to_thread.run_sync(_read, body, now_ms, limiter=self._threads)
+        if len(body) >= self._thread_bytes:
+            return await trio.to_thread.run_sync(_read, body, now_ms, limiter=self._threads)
+        await self._wait_for_turn()
+        try:
+            events = _read(body, now_ms)
+            await trio.lowlevel.checkpoint()  # before the next one is read, everybody else has had a turn
+            return events
+        finally:
+            self._turn.release()
+
+    async def _wait_for_turn(self) -> None:
+        try:
+            self._turn.acquire_nowait()
+        except trio.WouldBlock:
+            with trio.move_on_after(TURN_SECONDS) as waiting:
+                await self._turn.acquire()
+            if waiting.cancelled_caught:
+                raise Overloaded("More is sent than can be read. Try again in a moment.") from None
 
 
 def created(request_id: str, events: Sequence[IncomingEvent], accepted: Accepted) -> Reply:

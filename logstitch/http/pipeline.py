@@ -20,7 +20,7 @@ from logstitch.http.bodies import Body, Budget, ClientGone, Receive
 from logstitch.http.endpoints import About, Call, Endpoint
 from logstitch.http.errors import BodyTimeout, reply_to
 from logstitch.http.requests import RequestHead
-from logstitch.http.responses import Answer, StreamedReply
+from logstitch.http.responses import Answer, Reply, StreamedReply
 from logstitch.http.schemas.common import ProjectQuery, check
 from logstitch.http.services import Limits, Services
 from logstitch.throttle import network_of
@@ -69,7 +69,7 @@ class Pipeline:
         limits = self._limits
         body = Body(exchange.head.headers, exchange.receive, self._budget, limits)
         late: Exception = Unavailable("The service did not answer in time.")
-        overload: Overloaded | None = None
+        refusal: Reply | None = None
         try:
             # Every ask has this deadline, too. The scope is for what else a handler may wait for.
             with trio.CancelScope(deadline=trio.current_time() + limits.request_seconds) as scope:
@@ -101,14 +101,16 @@ class Pipeline:
         except ClientGone:
             raise
         except Overloaded as error:
-            overload = error
+            # Made now: the error's traceback holds on to all that was made of what was sent.
+            refusal, data = reply_to(error, exchange.head.request_id), b""
         except Exception as error:
             return reply_to(error, exchange.head.request_id)
         finally:
             body.release()
-        if overload is not None:
+        if refusal is not None:
             await trio.sleep(OVERLOAD_SECONDS)
-        return reply_to(overload or late, exchange.head.request_id)
+            return refusal
+        return reply_to(late, exchange.head.request_id)
 
     async def _let_out(
         self, pieces: AsyncGenerator[bytes, None], exchange: Exchange, endpoint: Endpoint, call: Call
