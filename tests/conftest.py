@@ -79,6 +79,12 @@ def postgres15_url(postgres15: Databases) -> Iterator[str]:
         yield url
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, so that several workers come to their ends together. Within, the order is random as ever."""
+    items.sort(key=lambda item: "process" not in item.path.parts)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Options that make the same tests run longer than CI can afford."""
     parser.addoption("--kill-seconds", default="30", help="how long the kill test loads and kills")
