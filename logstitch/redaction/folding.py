@@ -32,6 +32,9 @@ _IGNORED: Final = frozenset((0x2065, *range(0xFFF0, 0xFFF9), *range(0xE0000, 0xE
 # Outlined capital letters and digits (Unicode 16), of which older tables know nothing.
 _OUTLINED: Final = range(0x1CCD6, 0x1CCFA)
 _OUTLINED_TEXT: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+# Zeros of the decimal digits that came with Unicode 15 to 17, likewise.
+_ZEROS: Final = (0x10D40, 0x116D0, 0x116DA, 0x11BF0, 0x11DE0, 0x11F50, 0x16130, 0x16D70, 0x1E4F0, 0x1E5F1)
+_NEW_DIGITS: Final = {zero + digit: str(digit) for zero in _ZEROS for digit in range(10)}
 _MOST_KEPT: Final = 20_000
 """Characters that a table knows: as many as there are in texts of any script but one that tries them all."""
 
@@ -47,6 +50,8 @@ def fold_char(char: str) -> str:
         return ""
     if code in _OUTLINED:
         return _OUTLINED_TEXT[code - _OUTLINED.start]
+    if code in _NEW_DIGITS:
+        return _NEW_DIGITS[code]
     if (digit := unicodedata.digit(char, None)) is not None:
         return str(digit)
     if category in ("Zs", "Zl", "Zp"):
@@ -76,6 +81,10 @@ class _Table(dict[int, str]):
 _TABLE: Final = _Table()
 
 
+def _is_decimal(char: str) -> bool:
+    return unicodedata.decimal(char, None) is not None or ord(char) in _NEW_DIGITS
+
+
 class _Marks(dict[str, bool]):
     """Whether a character that is no decimal digit is matched as one, as superscripts and circled numbers are."""
 
@@ -83,7 +92,7 @@ class _Marks(dict[str, bool]):
         if len(self) >= _MOST_KEPT:
             self.clear()
         folded = _TABLE[ord(char)]
-        is_mark = self[char] = any("0" <= c <= "9" for c in folded) and unicodedata.decimal(char, None) is None
+        is_mark = self[char] = any("0" <= c <= "9" for c in folded) and not _is_decimal(char)
         return is_mark
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import unicodedata
 from dataclasses import replace
 from typing import Any
 
@@ -211,6 +212,30 @@ def test_every_pattern_of_these_tests_could_be_saved() -> None:
 @given(st.lists(events, max_size=4), rule_sets)
 def test_the_fast_way_equals_the_slow_way(batch: list[dict[str, Any]], rules: RuleSet) -> None:
     assert plain(rules, batch) == [(event, changes) for event, changes in (redact_slowly(e, rules) for e in batch)]
+
+
+NAMES = ("비밀번호", "κωδικός", "contraseña", "mật_khẩu", "\u1f71", "प़", "Å")
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(NAMES), st.sampled_from(["NFC", "NFD", "NFKC", "NFKD"])), min_size=1, max_size=3
+    ),
+    st.sampled_from(NAMES),
+)
+def test_names_are_the_same_in_every_normal_form(keys: list[tuple[str, Any]], name: str) -> None:
+    rules = compiled(
+        (), [CustomRule("f", "f", RuleType.FIELD_REDACT, None, (f"metadata.**.{name}",), Behavior.REPLACE, True)]
+    )
+    metadata = {unicodedata.normalize(form, key): "secret" for key, form in keys}
+    event = {"action": "a.b", "metadata": metadata}
+
+    ((redacted, changes),) = plain(rules, [event])
+
+    assert (redacted, changes) == tuple(redact_slowly(event, rules))
+    wanted = unicodedata.normalize("NFC", name)
+    for key, value in redacted["metadata"].items():
+        assert (value == "secret") == (unicodedata.normalize("NFC", key) != wanted)
 
 
 @settings(max_examples=500)

@@ -143,6 +143,7 @@ def test_a_refusal_is_an_invalid_request() -> None:
         (r"(?P<x>a)(?<y>b)", "(?:a)(?:b)"),
         (r"\Aa\z", "(?:)a(?:)"),
         (r"\p{Greek}\x{2028}", r"\p{Greek}\x{2028}"),
+        (r"\p{^Greek}^\P{^L}[\p{^L}]\pL", r"\p{^Greek}(?:)\P{^L}[\p{^L}]\pL"),
         (r"^*a", "(?:)*a"),
     ],
 )
