@@ -105,7 +105,8 @@ class Ingest:
             nursery.start_soon(self._commit_groups, mailbox)
             with suppress(trio.EndOfChannel):
                 while True:
-                    await self._prepare_requests(self._in_time(await _take(mailbox)))
+                    envelopes = await mailbox.take(TAKE, weight=lambda one: len(one.events), enough=GROUP_EVENTS)
+                    await self._prepare_requests(self._in_time(envelopes))
             self._finished = True
             self._work.unpark_all()
 
@@ -301,14 +302,3 @@ class Ingest:
             return []
         await self._prepare(preparation, envelopes, redacted, put)
         return again
-
-
-async def _take(mailbox: Mailbox) -> list[Envelope[SubmitEvents]]:
-    """Wait for one request, then take what else is queued, up to the bounds."""
-    envelopes: list[Envelope[SubmitEvents]] = [await mailbox.receive()]
-    events = len(envelopes[0].message.events)
-    with suppress(trio.WouldBlock, trio.EndOfChannel):
-        while len(envelopes) < TAKE and events < GROUP_EVENTS:
-            envelopes.append(mailbox.receive_nowait())
-            events += len(envelopes[-1].message.events)
-    return envelopes

@@ -31,7 +31,7 @@ from logstitch.actors.messages.keys import (
 )
 from logstitch.actors.messages.pages import Page
 from logstitch.actors.messages.projects import Project
-from logstitch.actors.queueing import Places
+from logstitch.actors.queueing import MOST_LOOK_UPS, MOST_MANAGED, Places
 from logstitch.errors import InvalidApiKey, KeyRevoked, LogStitchError, NotFound
 from logstitch.store import keys, projects
 from logstitch.store.database import Connection, Database
@@ -45,11 +45,6 @@ FLUSH_SECONDS = 20.0
 """How often last-used marks are written: ``lastUsedAt`` is exact to a minute and no request pays for it."""
 CONCURRENCY = 4
 """Look-ups and changes under way at the same time."""
-MOST_LOOK_UPS = 1024
-"""Requests that wait for the look-up of a key, as many as a full mailbox. Keys can be made up by anybody, and while the
-database is away each look-up is held; keys that are believed are answered all the same."""
-MOST_MANAGED = 256
-"""Requests to make, list and revoke keys at the same time. They are not among the former, who are strangers."""
 
 
 class KeyRing:

@@ -8,6 +8,7 @@ or the news that the actor crashed. All of it runs on Trio's thread and between 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar, final
 
 import trio
@@ -406,16 +407,21 @@ class Mailbox:
         self._box.receive(envelope)
         return envelope
 
-    async def take(self, limit: int) -> list[Envelope[Any]]:
-        """Wait for one message, then take what else is queued: 1 to ``limit`` messages, in the order they came.
+    async def take(
+        self, limit: int, *, weight: Callable[[Any], int] = lambda _: 0, enough: int = 1
+    ) -> list[Envelope[Any]]:
+        """Wait for one message, then take what else is queued: 1 to ``limit`` messages, in the order they came, and no
+        more behind those that together have ``enough`` of a ``weight``.
 
         Raises:
           trio.EndOfChannel: closed and drained. An actor may let it end its run.
         """
         envelopes = [await self.receive()]
+        taken = weight(envelopes[0].message)
         try:
-            while len(envelopes) < limit:
+            while len(envelopes) < limit and taken < enough:
                 envelopes.append(self.receive_nowait())
+                taken += weight(envelopes[-1].message)
         except (trio.WouldBlock, trio.EndOfChannel):
             pass
         return envelopes

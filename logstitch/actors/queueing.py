@@ -29,6 +29,12 @@ RETRY_SECONDS: Final = 3
 MOST_AHEAD: Final = 64
 """Questions of ``answer_together`` that may wait while those behind them are answered at once: at the few milliseconds
 that such a question takes, a moment's work."""
+MOST_LOOK_UPS: Final = 1024
+"""Requests that wait for the look-up of a credential, as many as a full mailbox. Anybody can make up credentials, and
+while the database is away each look-up is held; those that are believed are answered all the same."""
+MOST_MANAGED: Final = 256
+"""Requests to make, list and change what credentials rest on, at the same time. They are not among the former, who are
+strangers."""
 
 M = TypeVar("M")
 

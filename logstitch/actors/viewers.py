@@ -32,7 +32,7 @@ from logstitch.actors.messages.viewers import (
     UpdateTier,
     Viewer,
 )
-from logstitch.actors.queueing import Places
+from logstitch.actors.queueing import MOST_LOOK_UPS, MOST_MANAGED, Places
 from logstitch.errors import InvalidRequest, KeyRevoked, LogStitchError, Unauthorized
 from logstitch.ids import UlidMint
 from logstitch.recording.tiers import Decision, creation, deletion, list_tiers, tier_change, tier_of, update
@@ -48,12 +48,6 @@ HOLD_SECONDS: Final = 8.0
 """How long a request is held through an outage of the database."""
 CONCURRENCY: Final = 4
 """Look-ups and changes under way at the same time."""
-MOST_LOOK_UPS: Final = 1024
-"""Requests that wait for the look-up of what a token rests on, as many as a full mailbox. Tokens can be made up by
-anybody, and while the database is away each look-up is held; what is believed is answered all the same."""
-MOST_MANAGED: Final = 256
-"""Requests to mint tokens, and to list and change tiers, at the same time. They are not among the former, who are
-strangers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ from logstitch.times import format_moment, to_ms
 from logstitch.webhooks.payloads import WebhookEvent
 from tests.support.alerts_rows import insert_alert
 from tests.support.alerts_world import an_alert
+from tests.support.locks import wait_for_a_lock
 from tests.support.ulids import ulid_ms
 from tests.support.webhooks import make_project, make_webhook
 
@@ -139,15 +140,6 @@ CHANGES = {
 }
 
 every_change = pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-
-
-async def wait_for_a_lock(url: str) -> None:
-    """Until some transaction on the database waits for a row."""
-    with psycopg.connect(url, autocommit=True) as watcher, trio.fail_after(10):
-        while not watcher.execute(  # noqa: ASYNC110  (PostgreSQL tells nobody)
-            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        ).fetchall():
-            await trio.sleep(0.01)
 
 
 async def made_late(scene: Scene, url: str, change: Change) -> Any:
