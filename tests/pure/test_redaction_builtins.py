@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from stdnum import luhn as oracle
 
 from logstitch.credentials import mint
-from logstitch.redaction import folding
+from logstitch.redaction import builtins, folding
 from logstitch.redaction.budget import Budget
 from logstitch.redaction.builtins import FINDERS, luhn
 from logstitch.redaction.engine import redact
@@ -26,6 +26,7 @@ from logstitch.redaction.folding import fold, fold_char
 from logstitch.redaction.rules import DEFAULT_BUILTINS, compile_rules
 from logstitch.redaction.scan import DASHES, SPACES, UNCHANGED
 
+CARD = "4111111111111111"
 BEARER = compile_rules([state for state in DEFAULT_BUILTINS if state.slug == "bearer_token"], (), secret=b"s")
 
 
@@ -371,6 +372,16 @@ def test_the_ranges_that_are_said_not_to_change_do_not() -> None:
 def test_digits_that_came_with_newer_versions_of_unicode_are_digits(zero: int) -> None:
     card = "".join(chr(zero + int(digit)) for digit in "4111111111111111")
     assert fold(card) == "4111111111111111"
+
+
+@given(
+    st.lists(st.sampled_from((CARD, "4111 1111 1111 1111", "0", "17", "4242", "- ", "x")), max_size=30).map(" ".join)
+)
+def test_a_run_of_digits_is_looked_at_in_pieces_as_at_once(text: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        at_once = found("credit_card", text)
+        patch.setattr(builtins, "_PIECE", 5)
+        assert found("credit_card", text) == at_once
 
 
 PEOPLE = ("219-09-9999", "664-15-8581", "212-555-0123", "212 555 0123", "(212) 555-0123", "+1 212.555.0123")
