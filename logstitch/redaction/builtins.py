@@ -168,7 +168,7 @@ def find_cards(data: bytes, budget: Budget) -> Found:
             return
         start = first.start()
         # The candidate may begin inside a run whose front is no card; a run is looked at as a whole, and once.
-        match = _search(_RUN_END_RE2, data, start, budget)
+        match = _RUN_END_RE2.search(data, start)
         end = match.start() if match else len(data)
         done = pos
         for card in _cards_in_run(data, start, end, budget):
@@ -192,8 +192,9 @@ def _cards_in_run(data: bytes, start: int, end: int, budget: Budget) -> Found:
     from_, to = 0, 0
     for piece in range(start, end, _PIECE):
         run = data[piece : min(end, piece + _PIECE + _MAX_CARD_CHARS)]
-        budget.count(len(run), _RUN_PROGRAM)
-        yield None
+        if len(run) > _PIECE:  # What is shorter was counted when it was found.
+            budget.count(len(run), _RUN_PROGRAM)
+            yield None
         digits = run.translate(None, _SEPARATORS)
         if len(digits) < _MIN_CARD:
             continue
