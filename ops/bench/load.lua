@@ -1,11 +1,11 @@
 -- The load that wrk sends: POST of prepared bodies, each with idempotency keys that never come twice.
 --
---   wrk -t1 -c32 -d<longer> -s load.lua URL -- BODIES KEY PREFIX SECONDS CONNECTIONS
+--   wrk -t1 -c32 -d<longer> -s load.lua URL -- BODIES KEY PREFIX SECONDS CONNECTIONS THINK_MS
 --
--- BODIES has one body a line, with the byte 1 where a key's changing part belongs. Sending ends after SECONDS, but every
--- answer is waited for (`delay` parks a connection instead of sending on it), so that what is acknowledged is known
--- exactly. When all are parked it says PARKED, and wants a SIGINT. The rate is taken from the first request to the last
--- answer.
+-- BODIES has one body a line, with the byte 1 where a key's changing part belongs. Each connection waits before it sends,
+-- for a random time of THINK_MS on average, so that they do not move in step. Sending ends after SECONDS, but every answer
+-- is waited for (`delay` parks a connection instead of sending on it), so that what is acknowledged is known exactly. When
+-- all are parked it says PARKED, and wants a SIGINT. The rate is taken from the first request to the last answer.
 
 local ffi = require("ffi")
 ffi.cdef [[
@@ -27,14 +27,14 @@ function setup(thread)
 end
 
 local bodies = {}
-local prefix, limit, connections
+local prefix, limit, connections, think
 local number = 0
 
 -- globals: `done` reads them from another Lua state
 began, ended, parked = 0, 0, 0
 
 function init(args)
-   prefix, limit, connections = args[3], tonumber(args[4]), tonumber(args[5])
+   prefix, limit, connections, think = args[3], tonumber(args[4]), tonumber(args[5]), tonumber(args[6])
    wrk.method = "POST"
    wrk.headers["Authorization"] = "Bearer " .. args[2]
    wrk.headers["Content-Type"] = "application/json"
@@ -52,7 +52,7 @@ end
 function delay()
    local at = now()
    if began == 0 then began = at end
-   if at - began < limit then return 0 end
+   if at - began < limit then return math.floor(2 * think * math.random()) end
    parked, ended = parked + 1, at
    if parked == connections then
       io.write("PARKED\n")

@@ -1,4 +1,4 @@
-"""Load for an HTTP contestant: closed loop, 32 connections, realistic events, idempotency keys that never come twice.
+"""Load for an HTTP contestant: 32 connections, realistic events, idempotency keys that never come twice.
 
 The load generator must cost as little as possible, since it shares the machine with what it measures. That is wrk,
 where it is installed; else a small asyncio client in a process of its own, which takes several times the CPU (compare
@@ -39,11 +39,13 @@ PATIENCE_SECONDS = 10
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What one kind of load sends: ``batch`` events a request, as an object if it is one, else as an array."""
+    """What one kind of load sends: ``batch`` events a request, as an object if it is one, else as an array. Before each
+    request a connection waits for ``think_ms`` on average; without that, the service has as much to do as it can."""
 
     name: str
     batch: int
     bodies: Path
+    think_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ def run_load(url: str, key: str, load: Load, *, prefix: str, seconds: float) -> 
 
     Raises ``RuntimeError`` when the client itself fails.
     """
-    arguments = [str(load.bodies), key, prefix, str(seconds), str(CONNECTIONS)]
+    arguments = [str(load.bodies), key, prefix, str(seconds), str(CONNECTIONS), str(load.think_ms)]
     target = f"{url}/api/v1/events"
     if wrk := shutil.which("wrk"):
         duration = math.ceil(seconds) + PATIENCE_SECONDS
@@ -147,7 +149,9 @@ class _Tally:
     parked: int = 0
 
 
-async def _client(target: str, templates: list[bytes], key: str, prefix: str, seconds: float, connections: int) -> None:
+async def _client(
+    target: str, templates: list[bytes], key: str, prefix: str, seconds: float, connections: int, think_ms: int
+) -> None:
     parts = urlsplit(target)
     head = (
         f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nAuthorization: Bearer {key}\r\n"
@@ -165,6 +169,7 @@ async def _client(target: str, templates: list[bytes], key: str, prefix: str, se
 
     async def send_all(reader: StreamReader, writer: StreamWriter) -> None:
         while time.perf_counter() - began < seconds:
+            await asyncio.sleep(2 * random.random() * think_ms / 1000)
             number = next(numbers)
             body = templates[number % len(templates)].replace(KEY_MARK, f"{prefix}-{number:x}".encode())
             sent = time.perf_counter()
@@ -196,6 +201,6 @@ async def _client(target: str, templates: list[bytes], key: str, prefix: str, se
 
 
 if __name__ == "__main__":
-    _target, _bodies, _key, _prefix, _seconds, _connections = sys.argv[1:]
+    _target, _bodies, _key, _prefix, _seconds, _connections, _think_ms = sys.argv[1:]
     _templates = Path(_bodies).read_bytes().splitlines()
-    asyncio.run(_client(_target, _templates, _key, _prefix, float(_seconds), int(_connections)))
+    asyncio.run(_client(_target, _templates, _key, _prefix, float(_seconds), int(_connections), int(_think_ms)))
