@@ -361,6 +361,8 @@ _MIXED = re.compile(rb"[a-z][A-Z].*[a-z][A-Z]")
 _HAS_SPECIAL = re.compile(rb"[|:%!#$*?@^]")
 _HAS_DIGIT = re.compile(rb"[0-9]")
 _MIN_MIXED: Final = 12
+_MAX_WORDS: Final = 1024
+"""Bytes beyond which nothing is taken for words: nobody says that much in one breath, and looking takes long."""
 # Where it is the value of a header, and nothing else: what stands before the word, and what behind the token.
 _OPENED = re.compile(rb"(?:\A|[\"'`:=>{(\[\n]|\\n)[ \t]*\Z")
 _CLOSED = re.compile(rb"[ \t]*(?:\Z|[\"'`,;)}\]<>&\r\n\\]|\xe2\x80[\x98-\x9f]|\xc2\xbb)")
@@ -486,7 +488,7 @@ def _bearers(data: bytes, budget: Budget) -> Found:
 
 def _is_token(data: bytes, start: int, first: int, end: int) -> bool:
     text = data[first:end]
-    if _HAS_DIGIT.search(text):
+    if len(text) > _MAX_WORDS or _HAS_DIGIT.search(text):
         return True
     words = text.rstrip(b"._~+/-=:?!")
     if _VARIABLE.fullmatch(words):

@@ -54,6 +54,8 @@ _ANY_ESCAPE: Final = r"\\"
 # A float that is written with an exponent does not show its digits.
 _EXPONENT: Final = r"[0-9]e[+-]?[0-9]+[,}\]]"
 
+_GROUPED: Final = "(?:{})"
+
 _BUILTIN_CHUNK: Final = 1 << 17
 _SEPARATOR: Final = b"\x00"
 
@@ -125,7 +127,7 @@ def builtin_scan(slugs: Iterable[str], *, json: bool) -> Scan | None:
 def pattern_scans(patterns: Sequence[str], keys: Iterable[str] = (), *, json: bool) -> tuple[Scan, ...]:
     """For customers' patterns (already ``without_assertions``), and, in JSON, for the keys that rules on fields look
     for (``paths.key_patterns``)."""
-    parts = [f"(?:{pattern})" for pattern in patterns]
+    parts = [_GROUPED.format(pattern) for pattern in patterns]
     if json:
         parts += dict.fromkeys(keys)
         if parts:
@@ -163,11 +165,11 @@ def without_assertions(pattern: str) -> str | None:
         char = pattern[i]
         if char == "\\":
             escape = pattern[i + 1 : i + 2]
-            if escape == "Q":
+            if escape == "Q":  # Ended here, so that it does not go on into what is put behind it.
                 end = pattern.find("\\E", i)
-                end = n if end < 0 else end + 2
-                out.append(pattern[i:end])
-                i = end
+                end = n if end < 0 else end
+                out.append(pattern[i:end] + "\\E")
+                i = end + 2
                 continue
             if escape in "pP" and pattern[i + 2 : i + 3] == "{":  # It may have a ^ of its own: \p{^Greek}
                 end = pattern.index("}", i) + 1
@@ -193,7 +195,7 @@ def without_assertions(pattern: str) -> str | None:
             i += 1
     stripped = "".join(out)
     try:
-        compile_re2(stripped)
+        compile_re2(_GROUPED.format(stripped))
     except re2.error:
         return None
     return stripped

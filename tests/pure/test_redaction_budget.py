@@ -102,6 +102,7 @@ STORMS: dict[str, tuple[RuleSet, Sequence[Mapping[str, Any]]]] = {
     "single digits": (DEFAULT, before("4 " * 500_000)),
     "one number": (DEFAULT, before("4" * 1_000_000)),
     "token prefixes": (DEFAULT, before("task-aask-a" * 20_000 + " 123-45-6789")),
+    "tokens like words": (DEFAULT, before(["Bearer " + "a-" * 500_000, "Bearer " + "of-" * 300_000 + "x"])),
     "half tokens": (DEFAULT, before("eyJ" * 80_000 + ".a.b")),
     "combining marks": (DEFAULT, before("e\u0301" * 1_000_000)),
     "hidden cards": (DEFAULT, metadata(*[f"{n}" + "e\u0301" * 7_000 + CARD for n in range(20)])),

@@ -10,6 +10,7 @@ from typing import Any
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from logstitch.errors import InvalidRequest
 from logstitch.redaction.engine import RuleSet, redact, redact_batch
 from logstitch.redaction.rules import (
     BUILTINS,
@@ -83,6 +84,7 @@ PATTERNS = (
     "\\n",
     "[^a-z]foo",
     r"\Q4.1\E|\x{200b}",
+    r"\Qfoo",
     "(?i)SECRET[0-9]*",
     "(?P<name>12)3",
     "1{3,}",
@@ -261,6 +263,32 @@ def test_nothing_that_the_rules_find_is_overlooked_in_the_scan(
 
     assert result == redact_slowly(event, rules)
     assert result == redact(event, without_scan)
+
+
+SYNTAX = (
+    *(r"\Q", r"\E", "\\", "(", "(?:", "(?i)", "(?P<n>", ")", "[", "[^", "]", "|", "*", "+", "?", "{2}", "^", "$"),
+    *(r"\b", r"\B", r"\A", r"\z", r"\pL", r"\p{^L}", r"\P{Greek}", r"\x{e9}", r"\d", "[[:alpha:]]", ".", "#", "-"),
+    *("a", "b", "4", "é", " ", ":", "1,"),
+)
+
+
+@settings(max_examples=600)
+@given(
+    st.lists(st.sampled_from(SYNTAX), min_size=1, max_size=6).map("".join),
+    st.lists(st.text(alphabet="aAb4\\-é :(", max_size=6), min_size=1, max_size=3),
+)
+@example(r"\Qa", ["a"])
+@example("\\Qa\\", ["a\\"])
+def test_every_pattern_that_may_be_saved_works_and_is_not_overlooked(pattern: str, items: list[str]) -> None:
+    rule = CustomRule("p", "p", RuleType.PATTERN, pattern, (), Behavior.REPLACE, True)
+    try:
+        check_rule(rule)
+    except InvalidRequest:
+        return
+    rules = compile_rules((), [rule, replace(rule, id="q", pattern="b")], secret=b"s")
+    event = {"metadata": {"items": items}}
+
+    assert redact(event, rules) == redact_slowly(event, rules)
 
 
 @settings(max_examples=150)
