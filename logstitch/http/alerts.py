@@ -93,7 +93,14 @@ class AlertRules:
         for name, kind in (("group_by", GroupBy), ("severity", Severity), ("distinct", Distinct)):
             if changed.get(name) is not None:
                 changed[name] = kind(changed[name])
-        message = UpdateAlertRule(call.in_project.no, call.caller.key_id, _rule_id(call.path["id"]), changed)
+        caller = call.caller
+        message = UpdateAlertRule(
+            call.in_project.no,
+            caller.key_id,
+            caller.plan.limits.custom_alert_rules,
+            _rule_id(call.path["id"]),
+            changed,
+        )
         rule = await self._alerts.ask(message, timeout=call.seconds_left())
         return resource(call.request_id, _shown(rule))
 
@@ -107,9 +114,7 @@ class AlertRules:
     async def replay(self, call: Call, body: bytes) -> Reply:
         """``POST /api/v1/alerts/rules/test``."""
         wanted = read_as(_REPLAY, body)
-        start_ms, end_ms, details = read_dates(wanted.get("start_date"), wanted.get("end_date"))
-        if details:
-            raise InvalidRequest(details=details)
+        start_ms, end_ms = read_dates(wanted.get("start_date"), wanted.get("end_date"))
         rule_id = _rule_id(wanted["rule_id"]) if "rule_id" in wanted else None
         message = ReplayRule(call.in_project.no, _draft(wanted["rule"]), rule_id, start_ms, end_ms)
         history = await self._timemachine.ask(message, timeout=call.seconds_left())
@@ -185,10 +190,8 @@ def _draft(rule: CreateAlertRuleBody) -> AlertRuleDraft:
 
 
 def _filter(query: AlertListQuery) -> AlertFilter:
-    """What is to be looked for. Raises ``InvalidRequest`` on bad dates."""
-    start_ms, end_ms, details = read_dates(query.start_date, query.end_date)
-    if details:
-        raise InvalidRequest(details=details)
+    """What is to be looked for."""
+    start_ms, end_ms = read_dates(query.start_date, query.end_date)
     return AlertFilter(
         None if query.status is None else AlertStatus(query.status),
         None if query.severity is None else Severity(query.severity),
@@ -283,7 +286,9 @@ def _rule_endpoints(handlers: AlertRules) -> tuple[Endpoint, ...]:
             description="What is not sent stays as it is, and something has to be sent. Of a built-in, `enabled` and "
             "`cooldown_seconds` may be changed. Events that are stored after this answer are judged by the rule as it "
             "is then. Where the change decides which events count (`action_pattern`, `group_by`, `distinct`, "
-            "`window_seconds`, or switching a rule on), counting begins anew: earlier events count no more.",
+            "`window_seconds`, or switching a rule on), counting begins anew: earlier events count no more. A project "
+            "that has more custom rules than its plan allows, since the plan was a larger one when they were made, can "
+            "change and disable them, and they go on firing; to enable one is `alert_rule_limit_reached`.",
             about=About.PROJECT,
             query=ProjectQuery,
             body=RequestBody(_UPDATE, {"a higher threshold": {"threshold": 50}, "off": {"enabled": False}}),
@@ -293,6 +298,7 @@ def _rule_endpoints(handlers: AlertRules) -> tuple[Endpoint, ...]:
                 TypeAdapter(BuiltinAlertRuleAnswer | CustomAlertRuleAnswer),
                 {**examples.ALERT_RULE, "threshold": 50, "request_id": examples.REQUEST_ID},
             ),
+            errors=("alert_rule_limit_reached",),
         ),
         Endpoint(
             name="alert_rules.delete",

@@ -26,8 +26,6 @@ from logstitch.ids import as_uuid, parse_event_id
 from logstitch.search.terms import query_words
 from logstitch.viewing.tiers import FILTERS, View
 
-MAX_SEARCH_WORDS = 16
-
 
 class Events:
     """The handlers."""
@@ -77,15 +75,8 @@ class Events:
 
 
 def filter_of(query: EventFilterQuery) -> EventFilter:
-    """What the store is to look for. Raises ``InvalidRequest`` on bad dates, and on a search without words."""
-    start_ms, end_ms, details = read_dates(query.start_date, query.end_date)
-    words = tuple(query_words(query.search)) if query.search is not None else ()
-    if query.search is not None and not words:
-        details.append(Detail("search", "Must have at least one letter or digit"))
-    elif len(words) > MAX_SEARCH_WORDS:
-        details.append(Detail("search", f"Must have at most {MAX_SEARCH_WORDS} different words"))
-    if details:
-        raise InvalidRequest(details=details)
+    """What the store is to look for."""
+    start_ms, end_ms = read_dates(query.start_date, query.end_date)
     return EventFilter(
         tenant_id=query.tenant_id,
         actor_id=query.actor_id,
@@ -96,7 +87,7 @@ def filter_of(query: EventFilterQuery) -> EventFilter:
         target_type=query.target_type,
         start_ms=start_ms,
         end_ms=end_ms,
-        words=words,
+        words=() if query.search is None else tuple(query_words(query.search)),
     )
 
 

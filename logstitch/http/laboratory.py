@@ -9,11 +9,12 @@ from logstitch.errors import InvalidRequest
 from logstitch.http import examples
 from logstitch.http.cursors import Cursors, Listing
 from logstitch.http.endpoints import About, Call, Endpoint, RequestBody, Success
-from logstitch.http.redaction import draft_of
+from logstitch.http.redaction import draft_of, with_setting_errors
 from logstitch.http.responses import Reply, resource
-from logstitch.http.schemas.common import ProjectQuery, read_as, read_dates
+from logstitch.http.schemas.common import AnyObject, ProjectQuery, read_as, read_dates
 from logstitch.http.schemas.laboratory import MeasureRuleBody, RuleMeasured
 from logstitch.http.services import Services
+from logstitch.model import validate
 
 _MEASURE: TypeAdapter[MeasureRuleBody] = TypeAdapter(MeasureRuleBody)
 
@@ -27,11 +28,9 @@ class Laboratory:
 
     async def measure(self, call: Call, body: bytes) -> Reply:
         """``POST /api/v1/redaction/rules/test``."""
-        wanted, project = read_as(_MEASURE, body), call.in_project
+        wanted, project = _read(body), call.in_project
         draft = draft_of(wanted["rule"]["name"], wanted["rule"])
-        start_ms, end_ms, details = read_dates(wanted.get("start_date"), wanted.get("end_date"))
-        if details:
-            raise InvalidRequest(details=details)
+        start_ms, end_ms = read_dates(wanted.get("start_date"), wanted.get("end_date"))
         listing = Listing.of_trial(project, draft, start_ms, end_ms)
         after = self._cursors.event(listing, wanted.get("cursor"))
         effect = await self._laboratory.ask(
@@ -48,6 +47,14 @@ class Laboratory:
             "has_more": effect.next is not None,
         }
         return resource(call.request_id, fields)
+
+
+def _read(body: bytes) -> MeasureRuleBody:
+    sent = read_as(AnyObject, body)
+    try:
+        return validate(_MEASURE, sent)
+    except InvalidRequest as error:
+        raise InvalidRequest(details=with_setting_errors(error.details, sent.get("rule"), "rule.")) from None
 
 
 def endpoints(services: Services) -> tuple[Endpoint, ...]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -23,7 +23,7 @@ from logstitch.http import examples
 from logstitch.http.cursors import Cursors, Listing
 from logstitch.http.endpoints import About, Call, Endpoint, RequestBody, Success
 from logstitch.http.responses import Reply, page, resource, time_text
-from logstitch.http.schemas.common import ProjectPageQuery, ProjectQuery, parse_uuid, read_as
+from logstitch.http.schemas.common import AnyObject, ProjectPageQuery, ProjectQuery, parse_uuid, read_as
 from logstitch.http.schemas.redaction import (
     BuiltinRuleAnswer,
     CreateRuleBody,
@@ -37,8 +37,11 @@ from logstitch.http.schemas.redaction import (
     UpdateRuleBody,
 )
 from logstitch.http.services import Services
-from logstitch.model import metadata_error
+from logstitch.model import MAX_BODY_BYTES, metadata_error, validate
 from logstitch.redaction.definitions import Behavior, RuleType
+from logstitch.redaction.rules import setting_errors
+
+T = TypeVar("T")
 
 _NOT_OF_BUILTINS = ("name", "pattern", "fields")
 
@@ -67,7 +70,7 @@ class RedactionRules:
 
     async def create(self, call: Call, body: bytes) -> Reply:
         """``POST /api/v1/redaction/rules``."""
-        wanted = read_as(_CREATE, body)
+        wanted = _read_rule(_CREATE, body)
         rule = await self._redaction.ask(
             call.in_project.no,
             CreateRule(call.caller.key_id, draft_of(wanted["name"], wanted)),
@@ -79,7 +82,7 @@ class RedactionRules:
         """``PUT /api/v1/redaction/rules/{id}``."""
         rule_id = _rule_id(call)
         try:
-            wanted = read_as(_UPDATE, body)
+            wanted = _read_rule(_UPDATE, body)
         except InvalidRequest as error:
             if rule_id.startswith("builtin_") and error.details:
                 raise InvalidRequest(details=_of_builtin(error.details, body)) from None
@@ -109,7 +112,7 @@ class RedactionRules:
 
     async def test(self, call: Call, body: bytes) -> Reply:
         """``POST /api/v1/redaction/test``."""
-        wanted = read_as(_TRY, body)
+        wanted = read_as(_TRY, body, most=MAX_BODY_BYTES)  # an event is in it
         event: Mapping[str, Any] = wanted["event"]
         if (message := metadata_error(event.get("metadata"))) is not None:
             raise InvalidRequest.on("event.metadata", message)
@@ -150,6 +153,24 @@ def _of_builtin(details: Iterable[Detail], body: bytes) -> list[Detail]:
         *(detail for detail in details if detail.field.partition(".")[0] not in forbidden),
         *(Detail(name, "Cannot be changed on a built-in rule") for name in forbidden),
     ]
+
+
+def _read_rule(schema: TypeAdapter[T], body: bytes) -> T:
+    """A rule. Raises ``InvalidRequest`` that names every bad field."""
+    sent = read_as(AnyObject, body)
+    try:
+        return validate(schema, sent)
+    except InvalidRequest as error:
+        raise InvalidRequest(details=with_setting_errors(error.details, sent)) from None
+
+
+def with_setting_errors(details: Sequence[Detail], sent: object, under: str = "") -> list[Detail]:
+    """With what is wrong with the pattern and the paths of a rule that was sent as the field ``under``, in which
+    something else is wrong: as a rule they are looked at by the actor, which never gets to see it."""
+    named = {detail.field.removeprefix(under).partition(".")[0] for detail in details}
+    found = setting_errors(sent) if isinstance(sent, dict) else ()
+    more = [error for error in found if error.field.partition(".")[0] not in named]
+    return [*details, *(Detail(under + error.field, error.message) for error in more)]
 
 
 def draft_of(name: str, rule: RuleSettings) -> RuleDraft:

@@ -141,6 +141,11 @@ _DIGIT = re.compile(rb"[0-9]")
 _UUID = re.compile(rb"(?<![0-9A-Za-z])[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}(?![0-9A-Za-z])")
 _UUID_CHARS: Final = 36
 _HEX = re.compile(rb"(?<![0-9A-Za-z])(?:[0-9a-f]{32,128}|[0-9A-F]{32,128})(?![0-9A-Za-z])")
+_SID = re.compile(rb"(?<![0-9A-Za-z])[Ss]-1-[0-9]{1,14}(?:-[0-9]{1,10}){1,15}(?![0-9])")
+_SID_CHARS: Final = 192
+_ORDER = re.compile(rb"[0-9]{3}-[0-9]{7}-[0-9]{7}")
+_MAX_PHONE: Final = 15
+"""Digits of a telephone number with its country code (ITU-T E.164)."""
 _DIGEST_CHARS: Final = frozenset((32, 40, 56, 64, 96, 128))
 """Of MD5, SHA-1, SHA-224, SHA-256, SHA-384 and SHA-512 in hex."""
 _RUN_END = r"[^0-9{s}{d}]|[{s}{d}](?:[^0-9]|$)"
@@ -159,7 +164,8 @@ def find_cards(data: bytes, budget: Budget) -> Found:
     number) that only a space, a dash or their being superscripts sets apart. Together with such a number some of its
     groups may look like a card, too; which of them is one nobody can tell, so all are taken, a social security or
     telephone number as a whole. And a card is neither the fraction of a decimal number, which nobody groups, nor a part
-    of a UUID or of a digest in hex, one in a thousand of which has a valid card in it.
+    of a UUID, a digest in hex or a Windows security identifier, one in a thousand of which has a valid card in it; nor
+    an order's id (3-7-7 digits), nor up to 15 digits behind a plus, which are a telephone number.
     """
     pos = 0
     while (candidate := _search(_CARD_RE2, data, pos, budget)) is not None:
@@ -240,10 +246,16 @@ def _with_whole_numbers(data: bytes, first: int, last: int) -> tuple[int, int]:
 
 
 def _in_identifier(data: bytes, first: int, last: int) -> bool:
-    """Whether what is found lies in what names a thing."""
-    for match in _UUID.finditer(data, max(0, first - _UUID_CHARS), last + _UUID_CHARS + 1):
-        if match.start() <= first and last <= match.end():
-            return True
+    """Whether what is found lies in what names a thing, or calls a telephone."""
+    found = data[first:last]
+    if data[first - 1 : first] == b"+" and len(found.translate(None, _SEPARATORS)) <= _MAX_PHONE:
+        return True
+    if _ORDER.fullmatch(found):
+        return True
+    for pattern, chars in ((_UUID, _UUID_CHARS), (_SID, _SID_CHARS)):
+        for match in pattern.finditer(data, max(0, first - chars), last + chars + 1):
+            if match.start() <= first and last <= match.end():
+                return True
     longest = max(_DIGEST_CHARS)
     for match in _HEX.finditer(data, max(0, first - longest), last + longest + 1):
         if match.start() <= first and last <= match.end():
@@ -352,11 +364,14 @@ _BEARER_FRONT_EXACT = re.compile(
     rb"(?i:bearer)%b(?:(?i:(?:access[_ ]?|api[_ ]?)?(?:token|key))%b)?%b?(?=[A-Za-z0-9._~+/|:=%%!#$*?@^-]{8})"
     % (_GAP_BYTES, _GAP_BYTES, _QUOTE_BYTES)
 )
+_FRONT_CHARS: Final = 4096
+"""Behind which the token begins, or nobody looks for where it does."""
 _BEARER_AGAIN = re.compile(rb"(?i:bearer)")
 _WORDS = re.compile(rb"[A-Z]?[a-z]{0,15}(?:[-._/+~=][A-Z]?[a-z]{0,15})*")
 _TITLE = re.compile(rb"[A-Z][a-z]+")
 _VARIABLE = re.compile(rb"\$[A-Z_]+")
 _PARAMETER = re.compile(rb"[A-Za-z_]+=")
+_CHALLENGE = re.compile(rb"[a-z]+(?:_[a-z]+)*=(?=\\*\")")
 _MIXED = re.compile(rb"[a-z][A-Z].*[a-z][A-Z]")
 _HAS_SPECIAL = re.compile(rb"[|:%!#$*?@^]")
 _HAS_DIGIT = re.compile(rb"[0-9]")
@@ -389,7 +404,9 @@ _SAYS_TOKEN = re.compile(rb"(?i:token|key)")
 _KEY = (
     r"(?:[srp]k_(?:live|test)_|gh[oprsu]_|github_pat_|xox[a-eoprs][{d}]|xapp[{d}]|AIza|GOCSPX[{d}]"
     r"|gl(?:pat|dt|rt|cbt|ptt|ft|imt|agent|oas|soat)[{d}]|npm_|pypi[{d}]|SG\.|[mp]k_|whsec_|do[opr]_v1_"
-    r"|shp(?:at|ca|pa|ss)_|hf_|sq0[a-z]{{3}}[{d}]|xkeysib[{d}]|dckr_pat_|glsa_|gsk_|rubygems_|sntrys_|lin_(?:api|oauth)_|AT[AC]TT3|EAAA)[A-Za-z0-9_+/{d}]{{10}}"
+    r"|shp(?:at|ca|pa|ss)_|hf_|sq0[a-z]{{3}}[{d}]|xkeysib[{d}]|dckr_[op]at_|glsa_|glc_|gsk_|rubygems_"
+    r"|sntry[su]_|lin_(?:api|oauth)_|AT[AC]TT3|EAAA|xai[{d}]|r8_|pplx[{d}]|ntn_|figd_|NRAK[{d}]|PMAK[{d}]|sbp_|HRKU[{d}]"
+    r"|pul[{d}]|AGE[{d}]SECRET[{d}]KEY[{d}])[A-Za-z0-9_+/{d}]{{10}}"
     r"|ya29\.[A-Za-z0-9_.{d}]{{10}}|hv[bs]\.[A-Za-z0-9_{d}]{{10}}"
     r"|(?:SK|key[{d}]|dapi)[0-9a-f]{{10}}|{b}sk[{d}][A-Za-z0-9_{d}]{{10}}"
 )
@@ -421,11 +438,19 @@ _KEY_EXACT = re.compile(
     rb"|xkeysib-[0-9a-f]{64}(?:-[0-9A-Za-z]{16})?"  # Brevo
     rb"|(?<![0-9A-Za-z])dapi[0-9a-f]{32}"  # Databricks
     rb"|(?<![0-9A-Za-z])hv[bs]\.[0-9A-Za-z_-]{20,300}"  # Vault
-    rb"|dckr_pat_[0-9A-Za-z_-]{20,64}"  # Docker
+    rb"|dckr_[op]at_[0-9A-Za-z_-]{20,64}"  # Docker
     rb"|glsa_[0-9A-Za-z]{32}_[0-9A-Fa-f]{8}"  # Grafana
     rb"|(?<![0-9A-Za-z])gsk_[0-9A-Za-z]{40,64}"  # Groq
     rb"|rubygems_[0-9a-f]{48}"  # RubyGems
-    rb"|sntrys_[0-9A-Za-z+/=_]{24,400}"  # Sentry
+    rb"|sntrys_[0-9A-Za-z+/=_]{24,400}|sntryu_[0-9a-f]{64}"  # Sentry
+    rb"|glc_[0-9A-Za-z+/]{32,400}={0,2}"  # Grafana Cloud
+    rb"|(?<![0-9A-Za-z])(?:xai-[0-9A-Za-z]{40,120}|pplx-[0-9A-Za-z]{40,64})"  # xAI, Perplexity
+    rb"|(?<![0-9A-Za-z])r8_[0-9A-Za-z]{37}"  # Replicate
+    rb"|(?<![0-9A-Za-z])(?:ntn_[0-9A-Za-z]{40,64}|figd_[0-9A-Za-z_-]{40,64})"  # Notion, Figma
+    rb"|NRAK-[0-9A-Z]{27}|PMAK-[0-9a-f]{24}-[0-9a-f]{34}"  # New Relic, Postman
+    rb"|(?<![0-9A-Za-z])(?:sbp|pul)[_-][0-9a-f]{40}(?![0-9A-Za-z])"  # Supabase, Pulumi
+    rb"|HRKU-[0-9A-Za-z_-]{36,64}"  # Heroku
+    rb"|AGE-SECRET-KEY-1[0-9A-Z]{58}"  # age
 )
 _KEY_REST = re.compile(rb"[0-9A-Za-z_-]*")
 
@@ -478,8 +503,9 @@ def _bearers(data: bytes, budget: Budget) -> Found:
         # What looks like a token may be the word once more, with its token behind it.
         again = _BEARER_AGAIN.search(data, start + 6, end)
         pos = again.start() if again else end
-        front = _BEARER_FRONT_EXACT.match(data, start)
-        if front and end > done and _is_token(data, start, front.end(), end):
+        front = _BEARER_FRONT_EXACT.match(data, start, min(end, start + _FRONT_CHARS))
+        first = front.end() if front else start if end - start > _FRONT_CHARS else end
+        if end > done and first < end and _is_token(data, start, first, end):
             yield max(start, done), end
             done = end
         else:
@@ -491,7 +517,7 @@ def _is_token(data: bytes, start: int, first: int, end: int) -> bool:
     if len(text) > _MAX_WORDS or _HAS_DIGIT.search(text):
         return True
     words = text.rstrip(b"._~+/-=:?!")
-    if _VARIABLE.fullmatch(words):
+    if _VARIABLE.fullmatch(words) or ((match := _CHALLENGE.match(data, first)) and match.end() == end):
         return False
     if _HAS_SPECIAL.search(words) or (_MIXED.search(words) and not _PARAMETER.match(words)):
         return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import re2
@@ -39,6 +39,7 @@ __all__ = [
     "RuleType",
     "check_rule",
     "compile_rules",
+    "setting_errors",
 ]
 
 
@@ -73,6 +74,17 @@ def check_rule(rule: CustomRule) -> None:
             details.append(Detail("pattern", "Only for rules of type pattern"))
     if details:
         raise InvalidRequest(details=details)
+
+
+def setting_errors(sent: Mapping[str, object]) -> list[Detail]:
+    """What is wrong with ``pattern`` and ``fields`` of a rule as it was sent, whatever else is wrong with it."""
+    details = []
+    pattern, fields = sent.get("pattern"), sent.get("fields")
+    if isinstance(pattern, str) and (message := _pattern_error(pattern)):
+        details.append(Detail("pattern", message))
+    if isinstance(fields, list) and fields and all(isinstance(path, str) for path in fields):
+        details += _field_errors(fields)
+    return details
 
 
 def compile_rules(
@@ -179,6 +191,8 @@ def _pattern_error(pattern: str | None) -> str | None:
 
 
 def _field_errors(fields: Sequence[str]) -> list[Detail]:
-    if not 1 <= len(fields) <= MAX_FIELDS:
+    if not fields:
+        return [Detail("fields", "Required")]
+    if len(fields) > MAX_FIELDS:
         return [Detail("fields", f"Must have 1 to {MAX_FIELDS} items")]
     return [Detail(f"fields.{index}", message) for index, path in enumerate(fields) if (message := path_error(path))]

@@ -135,6 +135,10 @@ async def test_a_cursor_fits_its_rule_and_dates_only(
         ({"rule": {"name": "f", "type": "field_redact"}}, ["rule.fields"]),
         ({"rule": {**RULE, "behavior": "drop"}}, ["rule.behavior"]),
         ({"rule": {**RULE, "id": "x"}}, ["rule.id"]),
+        (
+            {"rule": {**RULE, "behavior": "drop", "pattern": "("}, "start_date": "nope"},
+            ["rule.behavior", "start_date", "rule.pattern"],
+        ),
         ({"rule": RULE, "start_date": "yesterday", "end_date": "2026-13-01"}, ["start_date", "end_date"]),
         ({"rule": RULE, "cursor": "x"}, ["cursor"]),
         ({"rule": RULE, "limit": 5}, ["limit"]),

@@ -207,7 +207,7 @@ NO_NAME = ("name", "Required")
         ({"name": "n", "type": "pattern"}, {"pattern": "Required"}),
         ({**PATTERN, "fields": ["metadata"]}, {"fields": "Only for rules of type field_redact"}),
         ({**FIELDS, "pattern": "x"}, {"pattern": "Only for rules of type pattern"}),
-        ({"name": "n", "type": "field_redact"}, {"fields": "Must have 1 to 50 items"}),
+        ({"name": "n", "type": "field_redact"}, {"fields": "Required"}),
         ({**FIELDS, "fields": []}, {"fields": "Must have at least 1 item(s)"}),
         ({**FIELDS, "fields": ["metadata"] * 51}, {"fields": "Must have at most 50 items"}),
         ({**FIELDS, "fields": "metadata"}, {"fields": "Expected an array"}),
@@ -232,6 +232,25 @@ async def test_a_bad_rule_names_every_bad_field(master: Client, body: dict[str, 
     tried = await master.post(TEST, {"event": {}, "rules": [{"type": "pattern", "pattern": "x"}, body]})
     expected = {f"rules.1.{field}": message for field, message in details.items() if (field, message) != NO_NAME}
     assert (tried.status, tried.details) == (400, expected)
+
+
+@pytest.mark.parametrize(
+    ("body", "details"),
+    [
+        (
+            {**PATTERN, "name": "", "pattern": "("},
+            {"name": "Must have at least 1 character(s)", "pattern": "missing ): ("},
+        ),
+        ({**FIELDS, "behavior": "drop", "fields": ["action"]}, {"behavior": A_BEHAVIOR, "fields.0": A_ROOT}),
+    ],
+)
+async def test_a_pattern_and_paths_are_looked_at_whatever_else_is_wrong(
+    master: Client, body: dict[str, Any], details: dict[str, str]
+) -> None:
+    assert (await master.post(RULES, body)).details == details
+    rule = await make(master, PATTERN if body["type"] == "pattern" else FIELDS)
+    change = {name: value for name, value in body.items() if name != "type"}
+    assert (await put(master, rule["id"], change)).details == details
 
 
 async def test_a_change_that_may_not_be_names_its_fields(master: Client) -> None:

@@ -103,6 +103,10 @@ STORMS: dict[str, tuple[RuleSet, Sequence[Mapping[str, Any]]]] = {
     "one number": (DEFAULT, before("4" * 1_000_000)),
     "token prefixes": (DEFAULT, before("task-aask-a" * 20_000 + " 123-45-6789")),
     "tokens like words": (DEFAULT, before(["Bearer " + "a-" * 500_000, "Bearer " + "of-" * 300_000 + "x"])),
+    "tokens far behind the word": (
+        DEFAULT,
+        before([f"{word}{gap}abcdef12" for word in ("bearer", "Bearer") for gap in (" " * 999_000, "=" * 999_000)]),
+    ),
     "half tokens": (DEFAULT, before("eyJ" * 80_000 + ".a.b")),
     "combining marks": (DEFAULT, before("e\u0301" * 1_000_000)),
     "hidden cards": (DEFAULT, metadata(*[f"{n}" + "e\u0301" * 7_000 + CARD for n in range(20)])),

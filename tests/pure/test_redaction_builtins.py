@@ -115,6 +115,10 @@ def test_every_number_that_phonenumbers_takes_for_american_is_found() -> None:
         ("bearer_token", "EAAA" + "b" * 59),  # one character short
         ("bearer_token", "AAAA/EAAA" + "b" * 60),  # a piece of base64
         ("credit_card", "[0.4111111111111111, 1.5]"),
+        ("credit_card", "+49 170 53081718"),
+        ("credit_card", "+4917053081718"),
+        ("credit_card", "order 630-4000000-0000000"),
+        ("credit_card", "S-1-5-21-4111111111-111111-1013"),
         ("credit_card", "-12.4111111111111111"),
         ("aws_key", "AKIASHORT"),
         ("aws_key", "akiaiosfodnn7example"),
@@ -192,6 +196,8 @@ Authorization: Bearer [token]
 Authorization: Bearer $ACCESS_TOKEN
 Authorization: Bearer YOUR_ACCESS_TOKEN
 WWW-Authenticate: Bearer error=invalid_token
+WWW-Authenticate: Bearer resource_metadata="https://api.example.com/.well-known/oauth-protected-resource"
+{"www-authenticate": "Bearer authorization_uri=\\"https://login.example.com\\""}
 Flag Bearer ceremony: photographs by the stage
 Standard bearer competition; ring-bearer fellowship
 Bearer token rotation
@@ -303,6 +309,20 @@ def test_a_key_is_found_whole_whatever_its_body(front: str, lengths: tuple[int, 
         ("gsk_", string.ascii_letters + string.digits, 52),
         ("rubygems_", "0123456789abcdef", 48),
         ("sntrys_eyJpYXQiOjE2ODc", string.ascii_letters + string.digits + "_", 90),
+        ("sntryu_", "0123456789abcdef", 64),
+        ("dckr_oat_", _URL64, 40),
+        ("glc_eyJvIjoi", string.ascii_letters + string.digits, 100),
+        ("xai-", string.ascii_letters + string.digits, 80),
+        ("pplx-", string.ascii_letters + string.digits, 48),
+        ("r8_", string.ascii_letters + string.digits, 37),
+        ("ntn_", string.ascii_letters + string.digits, 46),
+        ("figd_", _URL64, 40),
+        ("NRAK-", string.ascii_uppercase + string.digits, 27),
+        ("PMAK-0123456789abcdef01234567-", "0123456789abcdef", 34),
+        ("sbp_", "0123456789abcdef", 40),
+        ("pul-", "0123456789abcdef", 40),
+        ("HRKU-AA", _URL64, 58),
+        ("AGE-SECRET-KEY-1", string.ascii_uppercase + string.digits, 58),
     ],
 )
 def test_other_keys_are_found_whole(front: str, alphabet: str, length: int) -> None:

@@ -287,7 +287,14 @@ def _order(rng: random.Random) -> str:
 def _phone_like(rng: random.Random) -> str:
     digits = _some(rng, string.digits, 12)
     return rng.choice(
-        (f"+49 30 {digits[:8]}", f"0{digits[:10]}", f"ext. {digits[:4]}", f"+44 20 {digits[:4]} {digits[4:8]}")
+        (
+            f"+49 30 {digits[:8]}",
+            f"+49 170 {digits[:8]}",
+            f"+49170{digits[:8]}",
+            f"0{digits[:10]}",
+            f"ext. {digits[:4]}",
+            f"+44 20 {digits[:4]} {digits[4:8]}",
+        )
     )
 
 
@@ -311,6 +318,9 @@ _BENIGN: dict[str, Callable[[random.Random], Any]] = {
     "hex digest": lambda rng: rng.choice((hashlib.md5, hashlib.sha1, hashlib.sha256))(rng.randbytes(8)).hexdigest(),
     "version": _version,
     "phone-like id": _phone_like,
+    "security identifier": lambda rng: (
+        f"S-1-5-21-{rng.getrandbits(32)}-{rng.getrandbits(32)}-{rng.getrandbits(32)}-{rng.randrange(500, 9999)}"
+    ),
     "time": _time,
     "float": lambda rng: rng.random() * 10 ** rng.randrange(6),
     "float text": lambda rng: str(rng.random() * 100),

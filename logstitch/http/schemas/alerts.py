@@ -21,11 +21,13 @@ from logstitch.http.schemas.common import (
     CLOSED,
     AlertId,
     Cursor,
+    EndDate,
     EventId,
     HasMore,
     ProjectPageQuery,
     RequestId,
     SeverityName,
+    StartDate,
     TimeText,
     UuidOut,
     end_of,
@@ -211,8 +213,8 @@ class AlertListQuery(ProjectPageQuery):
     group_key: Annotated[
         str | None, Field(min_length=1, max_length=256, description="About exactly this actor or tenant.")
     ] = None
-    start_date: Annotated[str | None, start_of("triggered_at")] = None
-    end_date: Annotated[str | None, end_of("triggered_at")] = None
+    start_date: Annotated[StartDate | None, start_of("triggered_at")] = None
+    end_date: Annotated[EndDate | None, end_of("triggered_at")] = None
 
 
 class Alert(TypedDict):
@@ -274,8 +276,8 @@ class ReplayRuleBody(TypedDict):
 
     rule: CreateAlertRuleBody
     rule_id: NotRequired[Annotated[RuleId, Field(description="A stored rule, to be compared with.")]]
-    start_date: NotRequired[Annotated[str, start_of("received_at")]]
-    end_date: NotRequired[Annotated[str, end_of("received_at", "2026-11-23")]]
+    start_date: NotRequired[Annotated[StartDate, start_of("received_at")]]
+    end_date: NotRequired[Annotated[EndDate, end_of("received_at", "2026-11-23")]]
 
 
 class ReplayedAlert(TypedDict):

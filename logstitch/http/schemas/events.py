@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, Final, Literal, NotRequired
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
 from logstitch.http.schemas.common import (
     CLOSED,
     Cursor,
+    EndDate,
     EventId,
     HasMore,
     Number,
     ProjectPageQuery,
     ProjectQuery,
     RequestId,
+    StartDate,
     TimeText,
     end_of,
     start_of,
 )
 from logstitch.model import MAX_PAGE, ActorTypeName, CategoryName
+from logstitch.search.terms import query_words
+
+MAX_SEARCH_WORDS: Final = 16
+
+
+def _search(text: str) -> str:
+    words = query_words(text)
+    if not words:
+        raise ValueError("Must have at least one letter or digit")
+    if len(words) > MAX_SEARCH_WORDS:
+        raise ValueError(f"Must have at most {MAX_SEARCH_WORDS} different words")
+    return text
+
+
+Search = Annotated[str, AfterValidator(_search)]
 
 
 class EventFilterQuery(ProjectQuery):
@@ -46,10 +63,10 @@ class EventFilterQuery(ProjectQuery):
     category: Annotated[CategoryName | None, Field(description="This category.")] = None
     target_id: Annotated[str | None, Field(min_length=1, max_length=256, description="Exactly this target.")] = None
     target_type: Annotated[str | None, Field(min_length=1, max_length=128, description="This kind of target.")] = None
-    start_date: Annotated[str | None, start_of("occurred_at")] = None
-    end_date: Annotated[str | None, end_of("occurred_at")] = None
+    start_date: Annotated[StartDate | None, start_of("occurred_at")] = None
+    end_date: Annotated[EndDate | None, end_of("occurred_at")] = None
     search: Annotated[
-        str | None,
+        Search | None,
         Field(
             min_length=1,
             max_length=512,

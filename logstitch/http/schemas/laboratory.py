@@ -7,7 +7,7 @@ from typing import Annotated, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from logstitch.http.schemas.common import CLOSED, EventId, RequestId, TimeText, end_of, start_of
+from logstitch.http.schemas.common import CLOSED, EndDate, EventId, RequestId, StartDate, TimeText, end_of, start_of
 from logstitch.http.schemas.redaction import CreateRuleBody
 
 
@@ -17,8 +17,8 @@ class MeasureRuleBody(TypedDict):
     __pydantic_config__ = CLOSED  # type: ignore[misc]
 
     rule: CreateRuleBody
-    start_date: NotRequired[Annotated[str, start_of("occurred_at")]]
-    end_date: NotRequired[Annotated[str, end_of("occurred_at", "2026-11-30")]]
+    start_date: NotRequired[Annotated[StartDate, start_of("occurred_at")]]
+    end_date: NotRequired[Annotated[EndDate, end_of("occurred_at", "2026-11-30")]]
     cursor: NotRequired[
         Annotated[str, Field(description="`cursor` of the answer before, with the same rule and the same dates.")]
     ]
