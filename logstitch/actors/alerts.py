@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
+from logstitch.actors.bounds import CONCURRENCY, HOLD_SECONDS
 from logstitch.actors.mailbox import Envelope, Mailbox
 from logstitch.actors.messages.alerts import (
     AlertFilter,
@@ -46,11 +47,6 @@ from logstitch.times import to_ms
 
 R = TypeVar("R")
 
-HOLD_SECONDS: Final = 8.0
-"""How long a request is held through an outage of the database."""
-CONCURRENCY: Final = 4
-"""Requests that are worked on at the same time."""
-
 
 class Alerts:
     """Answers ``ListAlertRules``, ``CreateAlertRule``, ``UpdateAlertRule``, ``DeleteAlertRule``, ``ListAlerts``,
@@ -74,8 +70,8 @@ class Alerts:
             case CreateAlertRule(project_no, by, limit, draft):
                 decide = creation(draft.rule(str(uuid4())), self._now(), limit=limit)
                 await self._change(envelope, project_no, decide, by)
-            case UpdateAlertRule(project_no, by, rule_id, changed):
-                await self._change(envelope, project_no, update(rule_id, changed), by)
+            case UpdateAlertRule(project_no, by, limit, rule_id, changed):
+                await self._change(envelope, project_no, update(rule_id, changed, limit=limit), by)
             case DeleteAlertRule(project_no, by, rule_id):
                 await self._change(envelope, project_no, deletion(rule_id), by)
             case ListAlerts() as request:

@@ -12,7 +12,7 @@ flight, so that even many such leave room for others.
 An attempt whose request could not be sent stays under way until a fixed time after its beginning, however soon that was
 known: else the times of deliveries would tell closed ports from those that swallow packets.
 
-Notifications wake, and polling is the truth.
+Notifications wake, and polling is the truth. Nobody sends it anything; its mailbox tells when to end.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class Dispatcher:
             rounds.start_soon(self._dispatch)
             rounds.start_soon(self._look_after)
             async for _ in mailbox:
-                self._wake.set()
+                pass
             rounds.cancel_scope.cancel()
 
     # -- claims ----------------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-"""The reaper: one actor a process that ends streams whose time is over and removes their events, in small steps.
+"""The reaper: one actor a process that removes what has had its time, in small steps: events of streams that have
+expired, and deliveries of webhooks that ended long ago.
 
 A stream that has expired is refused by its time alone, whether or not the reaper has come; what this does is to give
 the room back. The stream's row stays, so that its token is refused for ever.
@@ -17,13 +18,15 @@ from logstitch import metrics
 from logstitch.actors.mailbox import Mailbox
 from logstitch.errors import DatabaseUnavailable
 from logstitch.store import streams as store
+from logstitch.store import webhooks
 from logstitch.store.database import Connection, Database
 from logstitch.store.streams import Reaped, Totals
+from logstitch.webhooks.schedule import KEPT_FOR
 
 POLL_SECONDS: Final = 60.0
 """Between two rounds."""
 STEP_ROWS: Final = 500
-"""Streams that one transaction ends, and events that it removes, at most: some 10 ms."""
+"""Streams that one transaction ends, and events, deliveries or attempts that it removes, at most: some 10 ms."""
 PAUSE_SECONDS: Final = 0.01
 """Between two steps, for others to have the database to themselves."""
 
@@ -55,11 +58,11 @@ class Reaper:
     async def _reap(self, mailbox: Mailbox) -> None:
         while True:
             with suppress(DatabaseUnavailable):  # not this actor's to mend, and the next round is soon
-                await self._round(mailbox)
+                await self._end_streams(mailbox)
+                await self._forget_deliveries(mailbox)
             await trio.sleep(self._poll_seconds)
 
-    async def _round(self, mailbox: Mailbox) -> None:
-        """Do what there is to do."""
+    async def _end_streams(self, mailbox: Mailbox) -> None:
         while True:
             now = self._now()
 
@@ -75,3 +78,11 @@ class Reaper:
         totals: Totals = await self._database.transact(store.read_totals, read_only=True)
         metrics.STREAMS_ACTIVE.set(totals.streams)
         metrics.STREAM_BYTES.set(totals.bytes)
+
+    async def _forget_deliveries(self, mailbox: Mailbox) -> None:
+        def step(conn: Connection) -> int:
+            return webhooks.remove_old(conn, KEPT_FOR, self._step_rows)
+
+        while await self._database.transact(step):
+            mailbox.progress()
+            await trio.sleep(PAUSE_SECONDS)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
+from logstitch.actors.bounds import CONCURRENCY, HOLD_SECONDS
 from logstitch.actors.mailbox import Envelope, Mailbox
 from logstitch.actors.messages.pages import Page
 from logstitch.actors.messages.webhooks import (
     Attempt,
+    CheckUrl,
     CreateWebhook,
     DeleteWebhook,
     Delivery,
@@ -32,7 +34,7 @@ from logstitch.actors.queueing import answer_together
 from logstitch.detection.rules import Severity
 from logstitch.egress.addresses import Allow
 from logstitch.egress.targets import check_url
-from logstitch.errors import NotFound
+from logstitch.errors import Detail, InvalidRequest, NotFound
 from logstitch.ids import UlidMint, as_uuid
 from logstitch.recording.outbox import NO_WEBHOOK, announce_test, retry
 from logstitch.recording.webhooks import creation, deletion, rotation, update
@@ -43,11 +45,6 @@ from logstitch.times import to_ms
 from logstitch.webhooks.payloads import WebhookEvent
 from logstitch.webhooks.schedule import DeliveryStatus, DisabledReason
 from logstitch.webhooks.signing import new_secret, secret_text
-
-HOLD_SECONDS: Final = 8.0
-"""How long a request is held through an outage of the database."""
-CONCURRENCY: Final = 4
-"""Requests that are worked on at the same time."""
 
 
 class Webhooks:
@@ -73,6 +70,8 @@ class Webhooks:
 
     async def _answer(self, envelope: Envelope[Any]) -> None:
         match envelope.message:
+            case CheckUrl(url):
+                envelope.reply(wrong_with(url, self._allow))
             case CreateWebhook() as request:
                 envelope.reply(await self._create(request))
             case UpdateWebhook() as request:
@@ -192,6 +191,15 @@ class Webhooks:
             lambda conn: retry(conn, request.project_no, request.webhook_id, request.delivery_id)
         )
         return _delivery(row)
+
+
+def wrong_with(url: str, allow: Allow) -> tuple[Detail, ...]:
+    """Why ``check_url`` would not take it."""
+    try:
+        check_url(url, allow)
+    except InvalidRequest as error:
+        return error.details
+    return ()
 
 
 def _place(page: Page | None) -> Place | None:

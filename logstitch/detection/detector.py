@@ -39,7 +39,7 @@ from logstitch.detection.rules import GroupBy
 from logstitch.detection.watch import NEVER, ActiveRule, Firing, Watch
 from logstitch.detection.windows import ADDRESS_COST, GRACE_MS, KEPT
 
-__all__ = ["GRACE_MS", "KEPT", "ActiveRule", "Detector", "Fact", "Firing", "Missing"]
+__all__ = ["GRACE_MS", "KEPT", "ActiveRule", "Detector", "Firing", "Missing"]
 
 GROUPS: Final = 150_000
 """Windows and last firings in memory, of all rules: 75 MB, with keys of common length. Beyond it they are dropped and

@@ -18,7 +18,8 @@ from typing import IO, Any, Final, NamedTuple
 
 import orjson
 
-from logstitch.detection.detector import ActiveRule, Detector, Fact, Firing
+from logstitch.detection.detector import ActiveRule, Detector, Firing
+from logstitch.detection.facts import Fact
 from logstitch.detection.rows import parse_rows
 from logstitch.detection.rules import Distinct, GroupBy, Rule, Severity
 from logstitch.frames import frame, read_frame, write_frame

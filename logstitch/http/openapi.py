@@ -42,8 +42,9 @@ Times are ISO 8601 in UTC with milliseconds. An answer that is no success has th
 "details"?}, "request_id"}`: programs look at `code`, and `details` name every bad field by its dot path.
 
 **Strictness.** Unknown query parameters and unknown body fields are refused with `validation_error`, so that a mistyped
-filter never widens what is returned. A body is JSON in UTF-8 of at most 5 MiB, with `Content-Type: application/json`
-and no Content-Encoding, no key twice in one object, no number beyond what it can be given back as.
+filter never widens what is returned. A body is JSON in UTF-8 of at most 5 MiB (512 KiB where it has no event), with
+`Content-Type: application/json` and no Content-Encoding, no key twice in one object, no number beyond what it can be
+given back as.
 
 **Paging.** `limit` (1 to 100) and `cursor`; go on with the answer's `cursor` until `has_more` is false. A cursor
 belongs to its list and filters.

@@ -5,12 +5,13 @@ The secret that signs is in two answers only: that to its making, and that to it
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from pydantic import TypeAdapter
 
 from logstitch.actors.messages.webhooks import (
+    CheckUrl,
     CreateWebhook,
     DeleteWebhook,
     Delivery,
@@ -29,7 +30,7 @@ from logstitch.http import examples
 from logstitch.http.cursors import Cursors, Listing
 from logstitch.http.endpoints import About, Call, Endpoint, RequestBody, Success
 from logstitch.http.responses import Reply, page, resource, time_text
-from logstitch.http.schemas.common import ProjectPageQuery, ProjectQuery, read_as
+from logstitch.http.schemas.common import AnyObject, ProjectPageQuery, ProjectQuery, read_as
 from logstitch.http.schemas.webhooks import (
     CreateWebhookBody,
     DeliveryAnswer,
@@ -43,8 +44,11 @@ from logstitch.http.schemas.webhooks import (
 )
 from logstitch.http.services import Services
 from logstitch.ids import IdKind, as_uuid, id_text, parse_id
+from logstitch.model import validate
 from logstitch.webhooks.payloads import WebhookEvent
 from logstitch.webhooks.schedule import DeliveryStatus
+
+T = TypeVar("T")
 
 _CREATE: TypeAdapter[CreateWebhookBody] = TypeAdapter(CreateWebhookBody)
 _UPDATE: TypeAdapter[UpdateWebhookBody] = TypeAdapter(UpdateWebhookBody)
@@ -60,7 +64,7 @@ class Webhooks:
     async def create(self, call: Call, body: bytes) -> Reply:
         """``POST /api/v1/webhooks``."""
         _check_plan(call)
-        wanted = read_as(_CREATE, body)
+        wanted = await self._read(_CREATE, call, body)
         message = CreateWebhook(
             call.in_project.no,
             call.caller.key_id,
@@ -89,10 +93,11 @@ class Webhooks:
 
     async def update(self, call: Call, body: bytes) -> Reply:
         """``PATCH /api/v1/webhooks/{id}``."""
-        _check_plan(call)
-        wanted = read_as(_UPDATE, body)
+        wanted = await self._read(_UPDATE, call, body)
         if not wanted:
             raise InvalidRequest("The body names nothing that is to be changed.")
+        if wanted != {"enabled": False}:  # whatever the plan has become, messages can be stopped
+            _check_plan(call)
         changed: dict[str, Any] = {**wanted}
         if "min_severity" in wanted:
             changed["min_severity"] = Severity(wanted["min_severity"])
@@ -143,6 +148,18 @@ class Webhooks:
         message = RetryDelivery(call.in_project.no, _webhook_id(call), delivery_id)
         delivery = await self._webhooks.ask(message, timeout=call.seconds_left())
         return resource(call.request_id, _shown_delivery(delivery))
+
+    async def _read(self, schema: TypeAdapter[T], call: Call, body: bytes) -> T:
+        """The body. Raises ``InvalidRequest`` that names every bad field: which URLs may be sent to is known to the
+        actor, so it is asked where something else is wrong already."""
+        sent = read_as(AnyObject, body)
+        try:
+            return validate(schema, sent)
+        except InvalidRequest as error:
+            if "url" not in sent or any(detail.field == "url" for detail in error.details):
+                raise
+            wrong = await self._webhooks.ask(CheckUrl(sent["url"]), timeout=call.seconds_left())
+            raise InvalidRequest(details=[*wrong, *error.details]) from None
 
 
 def _check_plan(call: Call) -> None:
@@ -217,10 +234,10 @@ def endpoints(services: Services) -> tuple[Endpoint, ...]:
             "`ops/samples` has receivers that do.\n\n"
             "Answer with a 2xx status within 15 seconds, and do the work afterwards. Everything else, redirects "
             "included, is a failure: a message is tried eight times, at once and after 5 s, 5 min, 30 min, 2 h, 5 h, "
-            "10 h and 10 h, each a little sooner or later, from the end of the attempt before. An attempt whose "
-            "request could not be sent ends 16 seconds after it began, however soon that was known. A message arrives "
-            "at least once, not always in order, and with the same `webhook-id` each time. The status 410 disables the "
-            "endpoint, as five days of nothing but failures do.",
+            "10 h and 10 h, each a little sooner or later, from the end of the attempt before, whatever a "
+            "`Retry-After` says. An attempt whose request could not be sent ends 16 seconds after it began, however "
+            "soon that was known. A message arrives at least once, not always in order, and with the same `webhook-id` "
+            "each time. The status 410 disables the endpoint, as five days of nothing but failures do.",
             about=About.PROJECT,
             query=ProjectQuery,
             body=RequestBody(_CREATE, {"a pager": examples.WEBHOOK_IN, "everything": {"url": examples.WEBHOOK["url"]}}),
@@ -272,7 +289,7 @@ def endpoints(services: Services) -> tuple[Endpoint, ...]:
             summary="Change a webhook",
             description="What is not sent stays as it is. Disabling it cancels what it was still to be told, also what "
             "is on its way. Enabling it, or another `url`, forgets its failures. Messages that wait for their next "
-            "attempt go to the new `url`.",
+            "attempt go to the new `url`. On a plan without webhooks it can be disabled, and nothing else.",
             about=About.PROJECT,
             query=ProjectQuery,
             body=RequestBody(
@@ -329,9 +346,9 @@ def endpoints(services: Services) -> tuple[Endpoint, ...]:
             path="/api/v1/webhooks/{id}/deliveries",
             handler=handlers.deliveries,
             summary="List deliveries",
-            description="What the webhook was sent, and is still to be sent, newest first, with the attempts. A page "
-            "may hold fewer than `limit` although `has_more` is true: a status that is rare is looked for in bounded "
-            "steps.",
+            description="What the webhook was sent, and is still to be sent, newest first, with the attempts. What has "
+            "ended stays here for 90 days. A page may hold fewer than `limit` although `has_more` is true: a status "
+            "that is rare is looked for in bounded steps.",
             about=About.PROJECT,
             query=DeliveryListQuery,
             success=Success(

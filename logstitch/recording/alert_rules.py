@@ -110,9 +110,11 @@ def creation(rule: Rule, created_at: datetime, *, limit: int) -> Decision:
     return partial(_create, rule, created_at, limit)
 
 
-def update(rule_id: str, fields: Mapping[str, Any]) -> Decision:
-    """Set these fields of a rule, by their names in ``Rule``. Raises ``NotFound`` and ``InvalidRequest``."""
-    return partial(_update, rule_id, fields)
+def update(rule_id: str, fields: Mapping[str, Any], *, limit: int) -> Decision:
+    """Set these fields of a rule, by their names in ``Rule``. Raises ``NotFound`` and ``InvalidRequest``, and
+    ``AlertRuleLimitReached`` where it would switch on a custom rule of a project that has more than ``limit`` of them
+    left from a larger plan."""
+    return partial(_update, rule_id, fields, limit)
 
 
 def deletion(rule_id: str) -> Decision:
@@ -129,12 +131,16 @@ def _create(rule: Rule, created_at: datetime, limit: int, rules: RuleBook) -> Am
     return Amendment(None, StoredRule(rule, 0, created_at))
 
 
-def _update(rule_id: str, fields: Mapping[str, Any], rules: RuleBook) -> Amendment[StoredRule]:
+def _update(rule_id: str, fields: Mapping[str, Any], limit: int, rules: RuleBook) -> Amendment[StoredRule]:
     before = rules.find(rule_id)
     if before.created_at is None and (forbidden := [name for name in fields if name not in _CHANGEABLE]):
         raise InvalidRequest(details=[Detail(name, "Cannot be changed on a built-in rule") for name in forbidden])
     rule = replace(before.rule, **fields)
     check_rule(rule)
+    if before.created_at is not None and rule.enabled and not before.rule.enabled and len(rules.custom) > limit:
+        raise AlertRuleLimitReached(
+            f"The project has {len(rules.custom)} custom alert rules, and the plan {limit}: none can be enabled."
+        )
     return Amendment(before, replace(before, rule=rule))
 
 

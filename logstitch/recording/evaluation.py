@@ -17,7 +17,8 @@ from typing import Final
 from uuid import UUID
 
 from logstitch.detection.alerts import Alert, AlertStatus
-from logstitch.detection.detector import GRACE_MS, ActiveRule, Fact, Firing, Missing
+from logstitch.detection.detector import GRACE_MS, ActiveRule, Firing, Missing
+from logstitch.detection.facts import Fact
 from logstitch.ids import UlidMint, as_uuid
 from logstitch.model import RESERVED_TENANT
 from logstitch.recording.alert_rules import rules_at

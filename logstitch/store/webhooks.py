@@ -241,6 +241,18 @@ def cancel_leftovers(conn: Connection, limit: int = CANCELLED_AT_ONCE) -> int:
     return conn.execute(_sql.cancel_leftovers, {"limit": limit}).rowcount
 
 
+def remove_old(conn: Connection, kept_for: timedelta, limit: int) -> int:
+    """Remove from the log the deliveries that ended longer ago than ``kept_for``, with their attempts, the oldest
+    first: at most ``limit`` rows of either. Returns how many rows; 0: there is nothing to do, or others are at it."""
+    rows = conn.execute(_sql.hold_old, {"kept_for": kept_for.total_seconds(), "limit": limit}).fetchall()
+    if not rows:
+        return 0
+    values = {"project_nos": [row[0] for row in rows], "delivery_ids": [row[1] for row in rows], "limit": limit}
+    # Some may have been tried again and again by hand: they go once all of their attempts have.
+    removed = conn.execute(_sql.delete_some_attempts, values).rowcount
+    return removed if removed == limit else removed + conn.execute(_sql.delete_deliveries, values).rowcount
+
+
 def count_pending(conn: Connection) -> int:
     """How many deliveries are still to be made, in the whole database."""
     (row,) = conn.execute(_sql.count_pending)

@@ -2,6 +2,9 @@
 
 Only 2xx is success. A delivery is tried eight times within about 28 hours. An endpoint that answers 410 is gone, and
 one to which nothing got through for five days is failing: both are disabled, until somebody enables them again.
+
+The schedule is the same for every receiver: a ``Retry-After`` of theirs is not looked at, since nothing of an answer is
+kept but its status.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ JITTER: Final = 0.1
 """By which part a wait is shorter or longer, so that what failed together does not come back together."""
 FAILING_FOR: Final = timedelta(days=5)
 """Nothing but failures for this long disables an endpoint."""
+KEPT_FOR: Final = timedelta(days=90)
+"""How long a delivery that has ended stays in the log."""
 
 _GONE: Final = 410
 

@@ -60,8 +60,8 @@ class Desk:
     async def create(self, draft: AlertRuleDraft = DRAFT, limit: int = 500) -> AlertRule:
         return await self.address.ask(CreateAlertRule(self.project.no, ADA, limit, draft), timeout=5)
 
-    async def update(self, rule_id: str, **changed: Any) -> AlertRule:
-        return await self.address.ask(UpdateAlertRule(self.project.no, ADA, rule_id, changed), timeout=5)
+    async def update(self, rule_id: str, limit: int = 500, **changed: Any) -> AlertRule:
+        return await self.address.ask(UpdateAlertRule(self.project.no, ADA, limit, rule_id, changed), timeout=5)
 
     async def delete(self, rule_id: str) -> None:
         await self.address.ask(DeleteAlertRule(self.project.no, ADA, rule_id), timeout=5)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 import trio
@@ -13,13 +15,17 @@ from logstitch.actors.mailbox import Mailbox, open_mailbox
 from logstitch.actors.reaper import Reaper
 from logstitch.actors.supervisor import open_supervisor
 from logstitch.errors import StreamExpired
+from logstitch.recording.outbox import announce_test
 from logstitch.store import streams as store
-from logstitch.store.database import open_database
+from logstitch.store import webhooks
+from logstitch.store.database import Connection, open_database
 from logstitch.streams import LIFE_DAYS, StreamStatus
 from logstitch.times import DAY_MS
+from logstitch.webhooks.schedule import KEPT_FOR
 from tests.support.ingest import event
 from tests.support.own_server import eventually
 from tests.support.streams import StreamBench, fill, moment, new_token, open_stream_bench
+from tests.support.webhooks import NOW, alert, make_project, make_webhook, tell
 
 
 def a_reaper(bench: StreamBench, **options: Any) -> Reaper:
@@ -61,6 +67,33 @@ async def test_what_has_expired_goes_in_steps_and_the_token_stays_refused(databa
         assert (info.status, info.event_count) == (StreamStatus.EXPIRED, 1_234)
         assert (await bench.totals()).streams == 1
         assert await bench.count("SELECT count(*) FROM stream_events") == 1
+
+
+async def test_deliveries_that_ended_long_ago_go_in_steps(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+    remove_old = webhooks.remove_old
+
+    def counted(conn: Connection, kept_for: timedelta, limit: int) -> int:
+        assert (kept_for, limit) == (KEPT_FOR, 5)
+        steps.append(remove_old(conn, kept_for, limit))
+        return steps[-1]
+
+    def put(conn: Connection) -> None:
+        project = make_project(conn)
+        row = make_webhook(conn, project[0])
+        tell(conn, project, *[alert() for _ in range(14)])
+        query = "UPDATE deliveries SET status = 'failed', due_at = NULL, ended_at = now() - %s"
+        conn.execute(query, (KEPT_FOR,))
+        announce_test(conn, project, row.id, delivery_id=UUID(int=1), now=NOW)
+
+    monkeypatch.setattr(webhooks, "remove_old", counted)
+    async with open_stream_bench(database_url) as bench, open_supervisor() as supervisor:
+        await bench.database.transact(put)
+        supervisor.start("reaper", lambda: a_reaper(bench, step_rows=5, poll_seconds=math.inf), capacity=4)
+        await eventually(lambda: steps[-1:] == [0])
+
+        assert steps == [5, 5, 4, 0]
+        assert await bench.count("SELECT count(*) FROM deliveries") == 1
 
 
 async def test_it_looks_again_by_itself(database_url: str, steps: list[int]) -> None:

@@ -22,7 +22,8 @@ from logstitch.actors.queueing import AT_ONCE
 from logstitch.actors.supervisor import open_supervisor
 from logstitch.actors.timemachine import FIRST_PAGE, TimeMachine
 from logstitch.detection import timemachine as engine
-from logstitch.detection.detector import GRACE_MS, Fact
+from logstitch.detection.detector import GRACE_MS
+from logstitch.detection.facts import Fact
 from logstitch.detection.rules import BUILTINS, Distinct, GroupBy, Rule, Severity
 from logstitch.errors import DatabaseUnavailable, InvalidRequest, NotFound, Unavailable
 from logstitch.ids import UlidMint
@@ -249,7 +250,7 @@ async def test_the_stored_rule_is_tried_as_it_is_set_now(database_url: str) -> N
     own = Rule(str(uuid4()), "own", "document.*", 2, 60, GroupBy.ACTOR_ID, Severity.LOW, True, 0)
     async with open_machine(database_url, given) as machine:
         await change(machine, creation(own, datetime_of(AT), limit=500))
-        await change(machine, update("auth_brute_force", {"cooldown_seconds": 0}))
+        await change(machine, update("auth_brute_force", {"cooldown_seconds": 0}, limit=500))
         # The events that tell of the changes are stored behind the others, and later.
         end_ms = AT + 10**7
         mine = await machine.replay(rule_id=own.id, end_ms=end_ms)

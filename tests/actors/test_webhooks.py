@@ -16,6 +16,7 @@ from logstitch.actors.mailbox import Address
 from logstitch.actors.messages.pages import Page
 from logstitch.actors.messages.projects import Project
 from logstitch.actors.messages.webhooks import (
+    CheckUrl,
     CreateWebhook,
     DeleteWebhook,
     GetWebhook,
@@ -142,12 +143,14 @@ async def test_a_url_that_may_not_be_reached_is_refused_and_nothing_is_stored(da
             with pytest.raises(InvalidRequest) as refused:
                 await bench.ask(message)
             assert [detail.field for detail in refused.value.details] == ["url"]
+            assert await bench.ask(CheckUrl(url)) == refused.value.details
         assert (await bench.ask(ListWebhooks(bench.project.no, 10, None))).webhooks == (made,)
 
 
 async def test_what_the_operator_allows_may_be_reached(database_url: str) -> None:
     async with open_bench(database_url, allow="127.0.0.1, 10.1.0.0/16") as bench:
         for url in ("http://127.0.0.1:8080/x", "https://10.1.2.3/", "https://printer.local/"):
+            assert await bench.ask(CheckUrl(url)) == ()
             assert (await bench.ask(bench.creation(url=url))).webhook.url == url
 
 

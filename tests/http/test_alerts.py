@@ -261,6 +261,30 @@ async def test_the_plan_says_how_many(plan: Plan, limit: int, world: World, anyo
         assert changed.status == 200, "built-ins are on every plan"
 
 
+async def test_rules_of_a_larger_plan_are_kept_and_none_of_them_is_switched_on(world: World, anyone: Client) -> None:
+    """Given more rules than the plan has since it is a smaller one, then they are there and may be changed, but for
+    switching one on and making another, until there are no more than the plan has."""
+    organization = world.organization(Plan.ENTERPRISE)
+    world.project(organization)
+    client = anyone.with_key(world.key(organization))
+    made = [await make(client, enabled=n > 0) for n in range(26)]
+    off, on = f"{RULES}/{made[0]['id']}", f"{RULES}/{made[1]['id']}"
+    organization.plan = Plan.PRO
+
+    assert len((await client.get(f"{RULES}?limit=100")).json()["rules"]) == 6 + 26
+    for answer in (await patch(client, off, {"enabled": True}), await client.post(RULES, RULE)):
+        assert (answer.status, answer.code) == (403, "alert_rule_limit_reached")
+    for target, changes in ((off, {"threshold": 9}), (on, {"threshold": 9, "enabled": True}), (on, {"enabled": False})):
+        assert (await patch(client, target, changes)).status == 200
+    builtin = f"{RULES}/auth_brute_force"
+    for enabled in (False, True):
+        assert (await patch(client, builtin, {"enabled": enabled})).status == 200, "built-ins are on every plan"
+
+    assert (await client.delete(on)).status == 200
+    assert (await patch(client, off, {"enabled": True})).status == 200
+    assert (await client.post(RULES, RULE)).code == "alert_rule_limit_reached"
+
+
 async def test_rules_belong_to_their_project(
     master: Client, world: World, organization: Organization, project: Project
 ) -> None:
@@ -388,6 +412,7 @@ async def test_a_cursor_fits_its_filters_and_project_only(
         ("group_key=", ["group_key"]),
         (f"group_key={'x' * 257}", ["group_key"]),
         ("start_date=yesterday&end_date=2026-13-01", ["start_date", "end_date"]),
+        ("status=new&start_date=yesterday&limit=0", ["limit", "status", "start_date"]),
         ("tenant_id=acme", ["tenant_id"]),
         ("limit=0", ["limit"]),
         ("cursor=x", ["cursor"]),

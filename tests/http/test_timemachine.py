@@ -135,6 +135,7 @@ async def test_a_bad_rule_is_named(body: object, fields: list[str], master: Clie
     [
         ({"start_date": "yesterday", "end_date": "2026-13-01"}, ["start_date", "end_date"]),
         ({"rule_id": ""}, ["rule_id"]),
+        ({"rule_id": "", "start_date": "yesterday"}, ["rule_id", "start_date"]),
         ({"rule_id": "x" * 65}, ["rule_id"]),
         ({"rule_id": None}, ["rule_id"]),
         ({"cursor": "x"}, ["cursor"]),

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from logstitch.actors.messages.projects import Project
-from logstitch.actors.messages.webhooks import Attempt, CreateWebhook, UpdateWebhook
+from logstitch.actors.messages.webhooks import Attempt, CheckUrl, CreateWebhook, UpdateWebhook
 from logstitch.detection.rules import Severity
 from logstitch.ids import IdKind, id_text, parse_id
 from logstitch.model import Plan
@@ -121,6 +121,23 @@ async def test_bad_fields_are_named(master: Client, fields: dict[str, Any], bad:
     assert len((await master.get(PATH)).json()["webhooks"]) == 1
     after = (await master.get(f"{PATH}/{made['id']}")).json()
     assert {**after, "request_id": None} == {**world_before, "request_id": None}
+
+
+@pytest.mark.parametrize("url", ["http://hooks.acme.example/", "https://10.0.0.1/", "https://u:p@a.example/"])
+async def test_a_bad_url_is_named_beside_whatever_else_is_wrong(master: Client, world: World, url: str) -> None:
+    made = await make(master)
+    sent = {"url": url, "min_severity": "urgent", "colour": "red"}
+
+    for answer in (await master.post(PATH, sent), await patch(master, f"{PATH}/{made['id']}", sent)):
+        assert (answer.status, answer.code) == (400, "validation_error")
+        assert set(answer.details) == {"url", "min_severity", "colour"}
+
+    assert sum(isinstance(message, CheckUrl) for message in world.asked) == 2
+    assert len(world.webhooks.stored) == 1
+
+
+async def test_a_good_url_is_not_named_beside_what_is_wrong(master: Client) -> None:
+    assert set((await master.post(PATH, {"url": URL, "enabled": 1})).details) == {"enabled"}
 
 
 async def test_the_url_is_required(master: Client) -> None:
@@ -342,25 +359,32 @@ async def test_a_project_key_may_do_nothing_of_it(producer: Client, master: Clie
         assert (answer.status, answer.code) == (403, "forbidden")
 
 
-async def test_on_the_free_plan_nothing_is_made_or_sent_and_what_is_there_can_be_seen_and_deleted(
+async def test_on_the_free_plan_nothing_is_made_or_sent_and_what_is_there_can_be_seen_disabled_and_deleted(
     world: World, anyone: Client
 ) -> None:
     organization = world.organization(Plan.PRO)
     world.project(organization)
     client = anyone.with_key(world.key(organization))
     made = await make(client)
+    target = f"{PATH}/{made['id']}"
     organization.plan = Plan.FREE
 
-    creation: tuple[str, str, object] = ("POST", PATH, {"url": URL})
-    refused = [creation] + [
-        (method, f"{PATH}/{made['id']}{rest}", json) for method, rest, json in BY_ID if method not in ("GET", "DELETE")
+    refused: list[tuple[str, str, object]] = [
+        ("POST", PATH, {"url": URL}),
+        ("PATCH", target, {"enabled": True}),
+        ("PATCH", target, {"enabled": False, "min_severity": "low"}),
+        ("PATCH", target, {"description": "pager"}),
+        *((method, f"{target}{rest}", json) for method, rest, json in BY_ID if method == "POST"),
     ]
-    for method, target, json in refused:
-        answer = await client.request(method, target, body=body_of(json))
-        assert (answer.status, answer.code) == (403, "webhooks_not_available")
-    for target in (PATH, f"{PATH}/{made['id']}", f"{PATH}/{made['id']}/deliveries"):
-        assert (await client.get(target)).status == 200
-    assert (await client.delete(f"{PATH}/{made['id']}")).status == 200
+    for method, to, json in refused:
+        answer = await client.request(method, to, body=body_of(json))
+        assert (answer.status, answer.code) == (403, "webhooks_not_available"), (method, to)
+    for to in (PATH, target, f"{target}/deliveries"):
+        assert (await client.get(to)).status == 200
+    disabled = await patch(client, target, {"enabled": False})
+    assert (disabled.status, disabled.json()["enabled"]) == (200, False)
+    assert (await patch(client, target, {"enabled": True})).code == "webhooks_not_available"
+    assert (await client.delete(target)).status == 200
 
 
 async def test_a_project_of_several_must_be_named(master: Client, world: World, organization: Any) -> None:

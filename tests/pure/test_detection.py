@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from logstitch.detection import detector as module
-from logstitch.detection.detector import GRACE_MS, KEPT, ActiveRule, Detector, Fact, Firing
+from logstitch.detection.detector import GRACE_MS, KEPT, ActiveRule, Detector, Firing
+from logstitch.detection.facts import Fact
 from logstitch.detection.rules import BUILTINS, Distinct, GroupBy, Rule, Severity
 from logstitch.detection.windows import EVIDENCE
 

@@ -9,7 +9,8 @@ from typing import Any
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from logstitch.detection.detector import GRACE_MS, ActiveRule, Detector, Fact
+from logstitch.detection.detector import GRACE_MS, ActiveRule, Detector
+from logstitch.detection.facts import Fact
 from logstitch.detection.forgotten import Forgotten
 from logstitch.detection.rules import Distinct, GroupBy, Rule, Severity
 from tests.support.detection_reference import Tables

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logstitch.detection.detector import ActiveRule, Detector, Fact
+from logstitch.detection.detector import ActiveRule, Detector
+from logstitch.detection.facts import Fact
 from logstitch.detection.rows import parse_rows
 from logstitch.detection.rules import BUILTINS, Distinct, GroupBy, Rule, Severity
 from logstitch.detection.timemachine import (

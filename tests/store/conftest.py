@@ -26,6 +26,21 @@ def other(database_url: str) -> Iterator[Connection]:
         yield connection
 
 
+@pytest.fixture
+def watcher(database_url: str) -> Iterator[Connection]:
+    """A third one, that sees who waits for whom."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def url(blank_database_url: str) -> str:
+    """A database with nothing but a table of notes (see ``tests.support.notes``)."""
+    with psycopg.connect(blank_database_url) as conn:
+        conn.execute("CREATE TABLE notes (n integer PRIMARY KEY, label text)")
+    return blank_database_url
+
+
 @pytest.fixture(scope="session")
 def _own_server() -> Iterator[Server]:
     with own_server() as server:

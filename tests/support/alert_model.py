@@ -10,7 +10,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from logstitch.detection.detector import ActiveRule, Fact
+from logstitch.detection.detector import ActiveRule
+from logstitch.detection.facts import Fact
 from logstitch.detection.rules import GroupBy
 from tests.support.detection_reference import address_of, counts
 

@@ -13,7 +13,7 @@ from typing import Any
 import trio
 
 from logstitch.actors import evaluator
-from logstitch.detection.detector import Fact
+from logstitch.detection.facts import Fact
 from logstitch.recording import evaluation
 from logstitch.store import alerts as store
 from logstitch.store.alerts import Lease

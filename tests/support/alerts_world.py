@@ -31,7 +31,7 @@ from logstitch.actors.messages.alerts import (
 )
 from logstitch.actors.messages.pages import Page
 from logstitch.detection.alerts import TRANSITIONS, Alert, AlertStatus
-from logstitch.detection.detector import Fact
+from logstitch.detection.facts import Fact
 from logstitch.detection.rules import BUILTINS, GroupBy, Rule, Severity, check_rule
 from logstitch.detection.timemachine import Tally, TimeMachine
 from logstitch.errors import Conflict, Detail, InvalidRequest, NotFound
@@ -84,8 +84,8 @@ class AlertsWorld:
                 return page_of_rules(self._book(project_no), message)
             case CreateAlertRule(project_no, _, limit, draft):
                 return self._change(project_no, creation(draft.rule(str(uuid4())), self._later(), limit=limit))
-            case UpdateAlertRule(project_no, _, rule_id, changed):
-                return self._change(project_no, update(rule_id, changed))
+            case UpdateAlertRule(project_no, _, limit, rule_id, changed):
+                return self._change(project_no, update(rule_id, changed, limit=limit))
             case DeleteAlertRule(project_no, _, rule_id):
                 return self._change(project_no, deletion(rule_id))
             case ListAlerts():

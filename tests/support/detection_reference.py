@@ -6,7 +6,8 @@ import ipaddress
 import re
 from collections.abc import Iterable
 
-from logstitch.detection.detector import ActiveRule, Fact, Firing
+from logstitch.detection.detector import ActiveRule, Firing
+from logstitch.detection.facts import Fact
 from logstitch.detection.rules import GroupBy, Rule
 
 

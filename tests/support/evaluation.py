@@ -17,7 +17,8 @@ from logstitch.actors.directory import Directory
 from logstitch.actors.evaluator import Evaluator, Share
 from logstitch.actors.messages.alerts import CatchUp
 from logstitch.actors.supervisor import Crash, Supervisor, open_supervisor
-from logstitch.detection.detector import ActiveRule, Detector, Fact
+from logstitch.detection.detector import ActiveRule, Detector
+from logstitch.detection.facts import Fact
 from logstitch.detection.rules import BUILTINS, GroupBy, Rule, Severity
 from logstitch.errors import Unavailable
 from logstitch.ids import UlidMint
@@ -96,7 +97,11 @@ def create(new: Rule, at_ms: int) -> Decision:
     return creation(new, datetime.fromtimestamp(at_ms / 1000, UTC), limit=500)
 
 
-set_fields: Callable[[str, Mapping[str, Any]], Decision] = update
+def set_fields(rule_id: str, fields: Mapping[str, Any]) -> Decision:
+    """Change a rule."""
+    return update(rule_id, fields, limit=500)
+
+
 remove: Callable[[str], Decision] = deletion
 
 
@@ -260,3 +265,7 @@ async def open_post(
             chronicle = Chronicle() if beside is None else beside.chronicle
             yield Post(bench, supervisor, evaluators, crashes, chronicle)
     assert not crashes
+
+
+SECOND = 1000
+MINUTE = 60 * SECOND

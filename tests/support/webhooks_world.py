@@ -13,6 +13,7 @@ from uuid import UUID
 
 from logstitch.actors.messages.pages import Page
 from logstitch.actors.messages.webhooks import (
+    CheckUrl,
     CreateWebhook,
     DeleteWebhook,
     Delivery,
@@ -28,6 +29,7 @@ from logstitch.actors.messages.webhooks import (
     WebhookPage,
     WebhookWithSecret,
 )
+from logstitch.actors.webhooks import wrong_with
 from logstitch.egress.addresses import Allow
 from logstitch.egress.targets import check_url
 from logstitch.errors import Conflict, NotFound
@@ -58,6 +60,8 @@ class WebhooksWorld:
     def answer(self, message: object) -> Any:
         """Answer, or ``NotImplemented`` where it is not for webhooks."""
         match message:
+            case CheckUrl(url):
+                return wrong_with(url, Allow())
             case CreateWebhook():
                 return self._create(message)
             case ListWebhooks(no, limit, after):

@@ -13,7 +13,7 @@ from logstitch.actors.mailbox import Ask
 from logstitch.actors.messages.pages import Page
 from logstitch.actors.messages.projects import Project
 from logstitch.detection.alerts import Alert, AlertStatus
-from logstitch.detection.detector import Fact
+from logstitch.detection.facts import Fact
 from logstitch.detection.rules import Distinct, GroupBy, Rule, Severity
 
 # -- to the evaluator of a project ---------------------------------------------------------------------------------
@@ -119,11 +119,13 @@ class UpdateAlertRule(Ask[AlertRule]):
     """Set these fields of a rule, by their names in ``Rule``. Events that are stored after the answer are judged by the
     rule as it is then.
 
-    Refused with ``NotFound`` or ``InvalidRequest``, also for what a built-in does not let change.
+    Refused with ``NotFound`` or ``InvalidRequest``, also for what a built-in does not let change, and with
+    ``AlertRuleLimitReached`` where it would switch on a custom rule of a project that has more than ``limit`` of them.
     """
 
     project_no: int
     by: UUID
+    limit: int
     id: str
     changed: dict[str, Any]
 

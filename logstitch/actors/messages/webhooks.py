@@ -11,6 +11,7 @@ from logstitch.actors.mailbox import Ask
 from logstitch.actors.messages.pages import Page
 from logstitch.actors.messages.projects import Project
 from logstitch.detection.rules import Severity
+from logstitch.errors import Detail
 from logstitch.webhooks.payloads import WebhookEvent
 from logstitch.webhooks.schedule import DeliveryStatus, DisabledReason
 
@@ -37,6 +38,13 @@ class WebhookWithSecret:
 
     webhook: Webhook
     secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckUrl(Ask[tuple[Detail, ...]]):
+    """What is wrong with a URL for an endpoint; nothing, if it would be taken."""
+
+    url: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,11 +181,3 @@ class RetryDelivery(Ask[Delivery]):
     project_no: int
     webhook_id: UUID
     delivery_id: UUID
-
-
-# -- to the dispatcher ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Dispatch:
-    """There may be something to deliver."""

@@ -227,5 +227,28 @@ WITH RECURSIVE waiting AS (
 UPDATE deliveries d SET status = 'cancelled', due_at = NULL, ended_at = now()
 FROM picked WHERE d.project_no = picked.project_no AND d.delivery_id = picked.delivery_id;
 
+-- name: hold_old
+SELECT project_no, delivery_id FROM deliveries
+WHERE ended_at < now() - make_interval(secs => %(kept_for)s)
+ORDER BY ended_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED;
+
+-- name: delete_some_attempts
+-- By ctid, as below: a join is planned with a scan of the whole table.
+DELETE FROM delivery_attempts WHERE ctid = ANY (ARRAY(
+    SELECT a.ctid
+    FROM unnest(%(project_nos)s::int[], %(delivery_ids)s::uuid[]) AS d (project_no, delivery_id)
+    CROSS JOIN LATERAL (
+        SELECT a.ctid FROM delivery_attempts a
+        WHERE a.project_no = d.project_no AND a.delivery_id = d.delivery_id LIMIT %(limit)s) AS a
+    LIMIT %(limit)s));
+
+-- name: delete_deliveries
+DELETE FROM deliveries WHERE ctid = ANY (ARRAY(
+    SELECT d.ctid
+    FROM unnest(%(project_nos)s::int[], %(delivery_ids)s::uuid[]) AS old (project_no, delivery_id)
+    CROSS JOIN LATERAL (
+        SELECT d.ctid FROM deliveries d
+        WHERE d.project_no = old.project_no AND d.delivery_id = old.delivery_id LIMIT 1) AS d));
+
 -- name: count_pending
 SELECT count(*) FROM deliveries WHERE status = 'pending';
