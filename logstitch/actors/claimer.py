@@ -15,6 +15,7 @@ import structlog
 import trio
 
 from logstitch import metrics
+from logstitch.actors.bounds import HOLD_SECONDS, THREAD_BYTES
 from logstitch.actors.mailbox import Envelope, Mailbox
 from logstitch.actors.messages.streams import ClaimStream, StreamClaimed
 from logstitch.actors.queueing import answer_together
@@ -39,14 +40,9 @@ PAGE_EVENTS: Final = 500
 """Events that are read in one transaction."""
 TRIES: Final = 10
 """How often a claim begins anew because the stream has grown by a day's events, or the rules have changed."""
-HOLD_SECONDS: Final = 8.0
-"""How long a claim is held through an outage of the database."""
 CLAIM_SECONDS: Final = 5.0
 """How long one attempt of the transaction may take, and a second more for so many events:"""
 EVENTS_A_SECOND: Final = 4_000
-THREAD_BYTES: Final = 256 * 1024
-"""From an event of this size on, the stream is prepared in a thread: the event loop may not be kept from others for as
-long as one of those takes."""
 PAUSES: Final = 4
 """Between two slices of a stream's preparation, so many times their length. A request on its way takes a dozen turns of
 the event loop, and would meet a slice at each; so it meets few, and 800 events take half a second."""

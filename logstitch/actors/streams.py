@@ -17,6 +17,7 @@ import structlog
 import trio
 
 from logstitch import metrics
+from logstitch.actors.bounds import COMMIT_SECONDS, HOLD_SECONDS, THREAD_BYTES
 from logstitch.actors.mailbox import Envelope, Mailbox
 from logstitch.actors.messages.events import Accepted
 from logstitch.actors.messages.streams import GetStreamInfo, StreamInfo, SubmitStreamEvents
@@ -61,14 +62,8 @@ TAKE: Final = 16
 """Requests of one transaction: at most 1,600 events."""
 GROUP_BYTES: Final = 8 * 1024 * 1024
 """Bytes of the bodies of one transaction, unless it is a single request."""
-THREAD_BYTES: Final = 256 * 1024
-"""Requests of this size on are encoded in a thread: the event loop may not be kept from others for so long."""
 TURN_SECONDS: Final = 0.004
 """How long events are encoded on the event loop between two checkpoints."""
-HOLD_SECONDS: Final = 8.0
-"""How long requests are held through an outage of the database."""
-COMMIT_SECONDS: Final = 5.0
-"""How long one attempt of a transaction may take."""
 MAX_LOOKS: Final = 32
 """Requests for a stream's status under way at the same time; more are refused."""
 LOOKS_AT_ONCE: Final = 2

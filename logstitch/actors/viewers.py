@@ -12,11 +12,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 from uuid import UUID, uuid4
 
 import trio
 
+from logstitch.actors.bounds import CONCURRENCY, HOLD_SECONDS
 from logstitch.actors.leases import Leases, leases_over
 from logstitch.actors.mailbox import Envelope, Mailbox
 from logstitch.actors.messages.pages import Page, page_of
@@ -43,11 +44,6 @@ from logstitch.times import to_ms
 from logstitch.viewing import tokens
 from logstitch.viewing.tiers import Tier, View
 from logstitch.viewing.tokens import Claims, Secret, Secrets
-
-HOLD_SECONDS: Final = 8.0
-"""How long a request is held through an outage of the database."""
-CONCURRENCY: Final = 4
-"""Look-ups and changes under way at the same time."""
 
 
 @dataclass(frozen=True, slots=True)

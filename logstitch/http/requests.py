@@ -85,18 +85,24 @@ def path_of(scope: Scope) -> str:
     """The path to route by.
 
     Servers decode it with replacement characters, and ``%2F`` into a slash; Quart takes ``//x`` for ``/x``. That would
-    make several paths of one route. Here they are no route at all: raises ``NotFound``.
+    make several paths of one route. Here a path in which escapes hide something (a slash, a control character, what is
+    no text) stays as it was sent, escapes and all: it is no route but by a variable part, as a token or an id that is
+    none. Any other path that is not plain is no route at all: raises ``NotFound``.
     """
     path: str = scope["path"]
     raw: bytes | None = scope.get("raw_path")
     if raw is not None and b"%" in raw:
-        raw = raw.partition(b"?")[0]
-        try:
-            path = unquote_to_bytes(raw).decode()
-        except UnicodeDecodeError:
-            raise NotFound("There is no such route.") from None
-        if path.count("/") != raw.count(b"/"):
-            raise NotFound("There is no such route.")
+        path = _unescaped(raw.partition(b"?")[0])
     if not path.startswith("/") or path.startswith("//") or not path.isprintable():
         raise NotFound("There is no such route.")
     return path
+
+
+def _unescaped(raw: bytes) -> str:
+    try:
+        path = unquote_to_bytes(raw).decode()
+    except UnicodeDecodeError:
+        path = ""
+    if path.count("/") == raw.count(b"/") and path.isprintable():
+        return path
+    return raw.decode("latin-1")

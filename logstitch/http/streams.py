@@ -104,7 +104,6 @@ def endpoints(services: Services) -> tuple[Endpoint, ...]:
             success=EVENTS_CREATED,
             errors=(
                 "forbidden",
-                "not_found",  # a token with a slash in it is no route
                 "conflict",
                 "stream_expired",
                 "stream_already_claimed",
@@ -126,7 +125,7 @@ def endpoints(services: Services) -> tuple[Endpoint, ...]:
                 TypeAdapter(StreamInfoAnswer),
                 {**examples.STREAM, "request_id": examples.REQUEST_ID},
             ),
-            errors=("not_found", "stream_not_found"),
+            errors=("stream_not_found",),
         ),
         Endpoint(
             name="streams.claim",

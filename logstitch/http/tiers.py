@@ -121,7 +121,8 @@ def endpoints(services: Services) -> tuple[Endpoint, ...]:
             description="A viewer token that names it shows what it shows. A name that the project has already is a "
             f"`conflict`, and so is a tier beyond {MAX_TIERS}. A section that is hidden is left out as a whole, but "
             "for `actor`, which stays as `{}`. An event with so many keys that it cannot be looked through in good "
-            "time is shown without the sections concerned. Every change of tiers is recorded as an event of the tenant "
+            "time is shown without the sections concerned. A page ends early where what is stored of it, hidden fields "
+            "included, comes to more than 32 MiB. Every change of tiers is recorded as an event of the tenant "
             "`$logstitch`.",
             about=About.PROJECT,
             query=ProjectQuery,

@@ -22,7 +22,7 @@ from logstitch.ids import as_uuid
 from logstitch.model import IncomingEvent
 from logstitch.recording.admission import digest_from_stream
 from logstitch.recording.audit import audit_event
-from logstitch.recording.commit import GroupCommit, PreparedBatch, Recorded, StaleRules
+from logstitch.recording.commit import GroupCommit, Outcome, PreparedBatch, Recorded, StaleRules
 from logstitch.recording.preparation import Preparation, PreparedEvent
 from logstitch.recording.streams import ended
 from logstitch.redaction.engine import Change, RuleSet, key_path, slices
@@ -218,7 +218,6 @@ class StreamClaim:
         store.delete_events(conn, row.no)
         store.mark_claimed(conn, row.no, project_no=order.project_no, now=order.now)
         claimed = self._move(conn, row, prepared)
-        self._tell(conn, claimed)
         store.add_to_totals(conn, streams=-1, bytes=-row.bytes)
         self._attempt = claimed
         return claimed
@@ -237,32 +236,35 @@ class StreamClaim:
         claim: what is sent with their idempotency keys is compared under it."""
         order = self._order
         batch = PreparedBatch(prepared, True, self._now_ms, None, self._rules.version, of_today=False)
-        (outcome,) = GroupCommit(order.project_no).run(conn, [batch])
-        if isinstance(outcome, StaleRules):
-            raise RulesChanged
-        if not isinstance(outcome, Recorded):
-            raise TypeError(f"a claim was not recorded: {type(outcome).__name__}")
-        claimed = Claimed(len(prepared) - outcome.replays, outcome.replays)
+        commit, claimed = GroupCommit(order.project_no), Claimed(0, 0)
+
+        def tell(outcomes: Sequence[Outcome]) -> list[PreparedEvent]:
+            nonlocal claimed
+            (outcome,) = outcomes
+            if isinstance(outcome, StaleRules):
+                raise RulesChanged
+            if not isinstance(outcome, Recorded):
+                raise TypeError(f"a claim was not recorded: {type(outcome).__name__}")
+            claimed = Claimed(len(prepared) - outcome.replays, outcome.replays)
+            return self._told(claimed)
+
+        commit.run(conn, [batch], tell=tell)
         if claimed.migrated:
-            head, _ = project_events.lock_head(conn, order.project_no)
-            first_seq = head.seq - claimed.migrated + 1
-            store.insert_claim(conn, order.project_no, first_seq, head.seq, row, now=order.now)
+            last_seq = commit.last_seq - 1  # behind it stands the event that tells
+            first_seq = last_seq - claimed.migrated + 1
+            store.insert_claim(conn, order.project_no, first_seq, last_seq, row, now=order.now)
         return claimed
 
-    def _tell(self, conn: Connection, claimed: Claimed) -> None:
-        """Record the event that tells of it, which is what this claim can be told by, too."""
+    def _told(self, claimed: Claimed) -> list[PreparedEvent]:
+        """The event that tells of it, which is what this claim can be told by, too."""
         order = self._order
         # The first half of the digest: whoever has the token can find the event, and nobody finds the token.
         after = {"status": "claimed", "events_migrated": claimed.migrated, "duplicates": claimed.duplicates}
         stream_id, before = order.digest[:16].hex(), {"status": "active"}
         event = audit_event("stream", stream_id, "Anonymous stream", before, after, order.by, verb="claimed")
-        (prepared,) = Preparation(None).prepare(
+        return Preparation(None).prepare(
             [IncomingEvent(event, None)], [event], [()], received_at_ms=self._now_ms, ids=[order.audit_id]
         )
-        batch = PreparedBatch([prepared], False, self._now_ms, None, self._rules.version, of_today=False)
-        (outcome,) = GroupCommit(order.project_no).run(conn, [batch])
-        if not isinstance(outcome, Recorded):
-            raise TypeError(f"a claim was not recorded: {type(outcome).__name__}")
 
     @property
     def _now_ms(self) -> int:

@@ -10,7 +10,7 @@ so a batch that is stored was redacted by the rules that hold at that very momen
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
@@ -20,7 +20,7 @@ from uuid import UUID
 from logstitch.detection.facts import Fact
 from logstitch.errors import DailyEventLimitReached, LogStitchError
 from logstitch.evidence.canonical import canonical
-from logstitch.evidence.merkle import TenantHead, append, leaf_hash
+from logstitch.evidence.merkle import TenantHead, append
 from logstitch.ids import as_uuid, event_id_text
 from logstitch.model import IncomingEvent
 from logstitch.recording.admission import Admission, Claim, FromStream, Known, admit, from_stream
@@ -72,6 +72,10 @@ class StaleRules:
 
 Outcome = Recorded | StaleRules | LogStitchError
 """What becomes of one batch."""
+
+Tell = Callable[[Sequence[Outcome]], Sequence[PreparedEvent]]
+"""The service's own events that tell of what has become of the batches. They are stored behind theirs, and count in no
+plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +137,13 @@ class GroupCommit:
             for seq, event in enumerate(self._stored, first_seq)
         ]
 
-    def run(self, conn: Connection, batches: Sequence[PreparedBatch]) -> list[Outcome]:
-        """Store the group. One outcome for each batch, in order."""
+    @property
+    def last_seq(self) -> int:
+        """The number of the last event that the newest run has stored; 0 where it stored none."""
+        return 0 if self._attempt is None else self._attempt.seen.seq
+
+    def run(self, conn: Connection, batches: Sequence[PreparedBatch], *, tell: Tell = lambda _: ()) -> list[Outcome]:
+        """Store the group, and what is to ``tell`` of it. One outcome for each batch, in order."""
         claims = [[event.claim for event in batch.events] for batch in batches]
         hashes = {claim.key_hash for each in claims for claim in each if claim.key_hash}
         head, stored = events.lock_head(conn, self._project_no, hashes)
@@ -144,6 +153,9 @@ class GroupCommit:
         claimed = {key.stream_no for one in stored.values() if (key := from_stream(one.digest)) is not None}
         secrets = streams.claim_secrets(conn, self._project_no, claimed)
         outcomes, admitted, head_after = _admit(batches, claims, head, stored, secrets)
+        if told := tell(outcomes):
+            admitted += told
+            head_after = replace(head_after, seq=head_after.seq + len(told))
         if not admitted:
             return outcomes
         seen = self._write(conn, head, head_after, admitted)
@@ -162,20 +174,23 @@ class GroupCommit:
         tenants = self._tenants(conn, seen, {event.tenant_id for event in admitted})
         leaves: dict[str, list[bytes]] = {tenant_id: [] for tenant_id in tenants}
         spans: dict[int, tuple[int, int]] = {}
-        rows: list[bytes] = []
-        seq = head.seq
-        for segment, part in _by_segment(seq + 1, admitted):
-            prefix = lexeme_prefix(no, segment)
-            times = [event.occurred_at_ms for event in part]
-            spans[segment] = min(times), max(times)
-            for _, _, tenant_id, _, _, content_hash, facets, tail, _, _, _, _ in part:
-                seq += 1
-                tenant, log = tenants[tenant_id], leaves[tenant_id]
-                rows.append(events.row(no, seq, tenant.no, tenant.size + len(log), prefix, facets, tail))
-                log.append(leaf_hash(content_hash))
-        events.copy_events(conn, rows)
+        subtrees: list[tuple[int, int, bytes]] = []
+
+        def rows() -> Iterator[bytes]:
+            seq = head.seq
+            for segment, part in _by_segment(seq + 1, admitted):
+                prefix = lexeme_prefix(no, segment)
+                times = [event.occurred_at_ms for event in part]
+                spans[segment] = min(times), max(times)
+                for _, _, tenant_id, _, _, leaf, facets, tail, _, _, _, _ in part:
+                    seq += 1
+                    tenant, log = tenants[tenant_id], leaves[tenant_id]
+                    yield events.row(no, seq, tenant.no, tenant.size + len(log), prefix, facets, tail)
+                    log.append(leaf)
+
+        # Whoever writes the project's events waits for this, so both sides work at the same time.
+        events.copy_events(conn, rows(), lambda: subtrees.extend(_extend_logs(tenants, leaves)))
         actions = {event.action for event in admitted} - seen.actions
-        subtrees = _extend_logs(tenants, leaves)
         events.save_heads(conn, no, head_after, tenants, spans, subtrees, actions)
         return _Seen(
             seq=head_after.seq,

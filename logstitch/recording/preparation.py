@@ -1,7 +1,7 @@
 """From a validated, redacted event to a row that only lacks its numbers.
 
 Everything that costs CPU and depends on nothing but the event happens here, before the transaction: ids, salts,
-commitments, content hash, the answered body, the idempotency digest, the facets, the COPY layout.
+commitments, content hash and leaf, the answered body, the idempotency digest, the facets, the COPY layout.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, cast
 
 from logstitch.evidence.canonical import canonical
 from logstitch.evidence.commitments import SALTS_PER_EVENT, encode_event
+from logstitch.evidence.merkle import leaf_hash
 from logstitch.ids import event_id_text
 from logstitch.model import IncomingEvent
 from logstitch.recording.admission import Claim
@@ -34,7 +35,8 @@ class PreparedEvent(NamedTuple):  # a tuple, because it is made for every event 
     tenant_id: str
     action: str
     occurred_at_ms: int
-    content_hash: bytes
+    leaf: bytes
+    """The hash of its leaf in the tenant's log."""
     facets: Sequence[bytes]
     tail: bytes
     redacted_count: int
@@ -134,7 +136,7 @@ class Preparation:
             event["tenant_id"],
             action,
             occurred_at_ms,
-            content_hash,
+            leaf_hash(content_hash),
             facets(event),
             tail,
             sum([change.values for change in changes]) if changes else 0,

@@ -9,7 +9,7 @@ functions of the types.
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from uuid import UUID
@@ -25,6 +25,9 @@ _POSTGRES_EPOCH_MS = 946_684_800_000
 _HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _TRAILER = b"\xff\xff"
 _COLUMNS = 19
+_PIECE_BYTES = 1024 * 1024
+"""Of rows that are sent together: the server stores them while the next ones are made. As much as most groups have,
+since the interpreter's lock is let go of for each, and has to be waited for."""
 _head = struct.Struct("!h ii iq ii iq ii").pack  # every column is its length and its bytes
 _first = struct.Struct("!i16s iq iq").pack
 _length = struct.Struct("!i").pack
@@ -71,9 +74,9 @@ def lock_head(
     Two statements, since each sees what was committed before it began; sent together, since a round trip costs more
     than either.
     """
+    values = {"project_no": project_no, "key_hashes": _array(map(bytes.hex, key_hashes))}
     with conn.pipeline():
         head = conn.execute(_sql.lock_head, {"project_no": project_no})
-        values = {"project_no": project_no, "key_hashes": _array(map(bytes.hex, key_hashes))}
         keys = conn.execute(_sql.find_keys, values) if key_hashes else ()
     row = head.fetchone()
     if row is None:
@@ -198,10 +201,18 @@ def row(
     return b"".join((head, lexemes, tail))
 
 
-def copy_events(conn: Connection, rows: Sequence[bytes]) -> None:
-    """Store the rows in one COPY."""
+def copy_events(conn: Connection, rows: Iterable[bytes], meanwhile: Callable[[], None] = lambda: None) -> None:
+    """Store the rows in one COPY. ``meanwhile`` is called when all are sent, and the server is still at it."""
     with conn.cursor() as cursor, cursor.copy(_sql.copy_events) as copy:
-        copy.write(b"".join((_HEADER, *rows, _TRAILER)))
+        piece, size = [_HEADER], 0
+        for made in rows:
+            piece.append(made)
+            size += len(made)
+            if size >= _PIECE_BYTES:
+                copy.write(b"".join(piece))
+                piece, size = [], 0
+        copy.write(b"".join((*piece, _TRAILER)))
+        meanwhile()
 
 
 def _array(items: Iterable[str]) -> str:

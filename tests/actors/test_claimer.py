@@ -9,7 +9,8 @@ from uuid import uuid4
 import pytest
 import trio
 
-from logstitch.actors.claimer import PAGE_EVENTS, THREAD_BYTES, Claimer
+from logstitch.actors.bounds import THREAD_BYTES
+from logstitch.actors.claimer import PAGE_EVENTS, Claimer
 from logstitch.actors.messages.redaction import CreateRule, RuleDraft, UpdateRule
 from logstitch.actors.messages.streams import ClaimStream, StreamClaimed
 from logstitch.detection.rows import parse_rows

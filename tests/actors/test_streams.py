@@ -9,8 +9,9 @@ import pytest
 import trio
 
 from logstitch.actors import streams as module
+from logstitch.actors.bounds import THREAD_BYTES
 from logstitch.actors.messages.streams import GetStreamInfo
-from logstitch.actors.streams import MAX_LOOKS, THREAD_BYTES, StreamIngest
+from logstitch.actors.streams import MAX_LOOKS, StreamIngest
 from logstitch.errors import (
     Conflict,
     Forbidden,

@@ -8,7 +8,7 @@ import pytest
 
 from logstitch.http import examples
 from tests.browser.samples import Product, event, lines
-from tests.support.browser import DESKTOP, PHONE, Tab
+from tests.support.browser import DESKTOP, PHONE, REBOUND, Tab
 from tests.support.pages_api import Answer, PagesApi, error
 from tests.support.service import Service
 
@@ -89,6 +89,23 @@ def test_the_real_service_at_a_glance(tab: Tab, service: Service, product: Produ
     assert "keyring" in actors
     assert [row for row in actors if row.startswith("ingest × ")]
     assert tab.all(".spark polyline")[0].get_attribute("points")
+
+
+def test_a_page_that_has_its_name_lead_here_reads_nothing(tab: Tab, service: Service) -> None:
+    rebound = service.ops_url.replace("127.0.0.1", REBOUND)
+    for path in ("/", "/health/live"):
+        tab.open(rebound + path)
+        assert '"forbidden"' in tab.words()
+
+    # Now as a script of that page would read it: with as little as a page can send.
+    seen = tab.driver.execute_async_script(
+        "const done = arguments[arguments.length - 1];"
+        "fetch('/metrics', {headers: {'Accept-Language': '', 'User-Agent': 'x'}, referrerPolicy: 'no-referrer'})"
+        ".then(async (answer) => done([location.hostname, answer.status, await answer.text()]), (e) => done(`${e}`))"
+    )
+
+    assert seen[:2] == [REBOUND, 403]
+    assert "logstitch_" not in seen[2]
 
 
 def test_rates_and_quantiles_are_worked_out_from_one_answer_to_the_next(tab: Tab, ops: PagesApi) -> None:

@@ -42,6 +42,29 @@ async def test_it_is_not_ready_and_says_why(ops: Client, health: WellBeing) -> N
     assert (await ops.get("/health/live")).status == 200
 
 
+BROWSER = {"Accept-Language": "en", "User-Agent": "Mozilla/5.0 (X11; Linux x86_64)"}
+
+
+@pytest.mark.parametrize("path", ["/", "/operator.js", "/metrics", "/health/live", "/health/actors", "/nothing"])
+async def test_a_browser_that_was_led_here_by_a_name_reads_nothing(ops: Client, path: str) -> None:
+    answer = await ops.request("GET", path, headers={**BROWSER, "Host": "evil.example:8701"}, judge=False)
+
+    assert (answer.status, answer.code) == (403, "forbidden")
+    assert "--ops-host-names" in answer.json()["error"]["message"]
+    assert "access-control-allow-origin" not in answer.headers
+
+
+async def test_a_browser_that_was_given_an_address_and_a_scraper_of_any_name_read_all(ops: Client) -> None:
+    assert (await ops.get("/", **{**BROWSER, "Host": "127.0.0.1:8701"})).status == 200
+    assert (await ops.get("/metrics", Host="logstitch.monitoring.svc:8701", User_Agent="Prometheus/3.1")).status == 200
+
+
+async def test_a_name_that_the_operator_has_given_is_good_for_browsers_too(health: WellBeing) -> None:
+    named = Client(create_ops_app(health, {"ops.example"}))
+
+    assert (await named.get("/metrics", **{**BROWSER, "Host": "ops.example"})).status == 200
+
+
 async def test_actors_are_a_tree_with_numbers_in_order(ops: Client, health: WellBeing) -> None:
     health.all = [actor_health(path) for path in ("ingest/10", "keyring", "ingest/9", "redaction/9")]
 

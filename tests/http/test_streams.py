@@ -99,10 +99,17 @@ async def test_anything_else_is_refused_before_anybody_is_asked(
     assert not any("Stream" in type(message).__name__ for message in world.asked)
 
 
-async def test_a_token_with_a_line_break_is_no_path_of_ours(anyone: Client, world: World) -> None:
-    answer = await anyone.request("GET", f"/api/v1/streams/{TOKEN}%0A/info", judge=False)
+@pytest.mark.parametrize(
+    "hidden", ["%0A", "%0a", "%2F", "%2f..%2f", "%00", "%20", "%ff", "%C0%AF", "%E2%80%8B", "%252F"]
+)
+@pytest.mark.parametrize(("method", "what", "body"), [("GET", "info", None), ("POST", "events", b"{}")])
+async def test_a_token_in_which_something_hides_is_none_either(
+    hidden: str, method: str, what: str, body: bytes | None, anyone: Client, world: World
+) -> None:
+    for token in (TOKEN + hidden, hidden + TOKEN, hidden):
+        answer = await anyone.request(method, f"/api/v1/streams/{token}/{what}", body=body, judge=False)
 
-    assert (answer.status, answer.code) == (404, "not_found")
+        assert (answer.status, answer.code, list(answer.details)) == (400, "validation_error", ["token"])
     assert world.asked == []
 
 

@@ -138,10 +138,10 @@ NO_ROUTES = [
     "/api/v1/events/a/b",
     "/api/v1/events%2Fevt_1",
     "/api/v1/events%2fevt_1",
-    "/api/v1/events/%00",
     "/api/v1/events%0a",
-    "/api/v1/events/%ff",
-    "/api/v1/events/%c0%af",
+    "/api/v1/%00",
+    "/api/v1/%ff",
+    "/api/v1/%c0%af",
     "/api/v1/events%20",
     "/api/v1/./events",
     "/api/v1/x/../events",
@@ -164,6 +164,13 @@ async def test_what_is_no_route_is_404(method: str, target: str, master: Client)
 
     assert (answer.status, answer.code) == (404, "not_found")
     assert answer.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize("id", ["%00", "%ff", "%c0%af", "%0A", "evt_1%2F", "%2e%2e%2fkeys", "%252F"])
+async def test_an_id_in_which_something_hides_is_one_that_nothing_has(producer: Client, id: str) -> None:
+    answer = await producer.request("GET", f"/api/v1/events/{id}", judge=False)
+
+    assert (answer.status, answer.code) == (404, "not_found")
 
 
 async def test_what_need_not_be_encoded_may_be(producer: Client) -> None:

@@ -24,6 +24,8 @@ from selenium.webdriver.remote.webelement import WebElement
 T = TypeVar("T")
 
 AXE = Path(__file__).parents[1] / "browser/vendor/axe.min.js"
+REBOUND = "evil.example"
+"""A foreign name that leads to this machine."""
 FLAGS = (
     "--headless=new",
     "--no-sandbox",
@@ -38,8 +40,8 @@ FLAGS = (
     "--hide-scrollbars",
     "--force-color-profile=srgb",
     "--lang=en-US",
-    # No name is ever looked up; addresses need no looking up.
-    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
+    # No name is ever looked up; addresses need no looking up. One is what somebody has made of this machine's address.
+    f"--host-resolver-rules=MAP {REBOUND} 127.0.0.1 , MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
 )
 DESKTOP, PHONE = (1280, 800), (390, 844)
 

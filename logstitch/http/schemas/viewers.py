@@ -42,6 +42,7 @@ HiddenFields = Annotated[
         max_length=MAX_HIDDEN_FIELDS,
         description="Dot paths that are left out of what is shown, and neither searched nor filtered by. They start at "
         "`actor`, `target`, `context`, `metadata` or `changes`; `*` is one level, `**` any number of levels. "
+        "Names are compared whole and with their case: `metadata.Internal` does not hide `metadata.internal`. "
         + DOTTED_KEYS,
         examples=[["actor.email", "context", "metadata.**.internal"]],
     ),
