@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -50,6 +50,7 @@ from logstitch.egress.addresses import Allow
 from logstitch.errors import ConfigurationError, DatabaseUnavailable, Detail
 from logstitch.http.api import create_app, create_ops_app, starting_app
 from logstitch.http.errors import refusal
+from logstitch.http.hosts import parse_names
 from logstitch.http.server import ServerLimits
 from logstitch.http.server import serve as serve_http
 from logstitch.http.services import Services
@@ -86,6 +87,9 @@ BACKLOG_SECONDS = 15.0
 """Between two counts of what waits for the word index."""
 MIGRATE_RETRY_SECONDS = 1.0
 """Between two attempts to prepare a database that is away."""
+STOP_WHILE_STARTING_SECONDS = 30.0
+"""From a signal while the embedded server starts until the process exits: its stop has 22 s, a first one is made
+meanwhile."""
 HAND_OVER_SECONDS = 1.0
 """For those who are being told that the service is starting to hear the end of it, once it has started."""
 
@@ -96,21 +100,19 @@ NOT_LOOKED = ("The database was not looked at yet.",)
 KEYRING_MAILBOX = 1024
 ORGANIZATIONS_MAILBOX = 256
 READER_MAILBOX = 128
-INDEXER_MAILBOX = 16
 LABORATORY_MAILBOX = 16
 REDACTION_MAILBOX = 64
 INGEST_MAILBOX = 256
 STREAMS_MAILBOX = 64
 CLAIMER_MAILBOX = 128
-REAPER_MAILBOX = 16
 EVALUATOR_MAILBOX = 32
 """Commits that wait to be looked at, of 1,000 events at most: some megabytes, and a second of the heaviest load."""
-LOOKOUT_MAILBOX = 16
 ALERTS_MAILBOX = 64
 TIMEMACHINE_MAILBOX = 16
 WEBHOOKS_MAILBOX = 64
 VIEWERS_MAILBOX = 1024
-DISPATCHER_MAILBOX = 16
+DISPATCHER_MAILBOX = INDEXER_MAILBOX = LOOKOUT_MAILBOX = REAPER_MAILBOX = 1
+"""Nobody sends these anything: it tells them when to end."""
 
 OnReady = Callable[[Bootstrap | None], None]
 """Called once requests are let in, with the first organization if this process made it."""
@@ -129,13 +131,17 @@ async def open_postgres(settings: Settings) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def open_postgres_for_service(
-    settings: Settings, public: Sequence[socket.socket], ops: Sequence[Sequence[socket.socket]]
-) -> AsyncIterator[str]:
+    settings: Settings,
+    public: Sequence[socket.socket],
+    ops: Sequence[Sequence[socket.socket]],
+    signals: AsyncIterator[int],
+) -> AsyncIterator[str | None]:
     """The same for a service on these sockets, which are answered meanwhile: alive, not ready, and starting.
 
     The embedded server may recover for minutes, in which a socket that is listened on and not served would hold
-    whoever asks. Once it runs the sockets are left alone, still listening, for others to serve on. Raises
-    ``ConfigurationError`` where the server has too few connections for the settings.
+    whoever asks. Once it runs the sockets are left alone, still listening, for others to serve on; ``signals``, too.
+    One of these before that stops the server, and yields None. Raises ``ConfigurationError`` where the server has too
+    few connections for the settings.
     """
     data = embedded_data(settings)
     if data is None:  # away or not, it is no start of ours that takes long
@@ -146,7 +152,7 @@ async def open_postgres_for_service(
     serve = partial(
         serve_http, limits=_server_limits(settings), drain=started, drain_seconds=HAND_OVER_SECONDS, refusal=refusal
     )
-    ops_app = create_ops_app(Starting(data))
+    ops_app = create_ops_app(Starting(data), _ops_names(settings))
 
     async def answer() -> None:
         async with trio.open_nursery() as servers:
@@ -155,13 +161,32 @@ async def open_postgres_for_service(
                 servers.start_soon(serve, ops_app, [sock.dup() for sock in sockets])
         handed_over.set()
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(answer)
-        async with open_postgres(settings) as url:
-            await trio.to_thread.run_sync(check_connections, settings, url)
-            started.set()
-            await handed_over.wait()
-            yield url
+    life, listening, heard = trio.CancelScope(), trio.CancelScope(), trio.Event()
+
+    async def listen() -> None:
+        with listening:
+            await anext(signals)
+            log.info("service.stopping", phase="starting")
+            begin_countdown()
+            life.cancel()
+        heard.set()
+
+    with _overdue(STOP_WHILE_STARTING_SECONDS) as begin_countdown:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answer)
+            nursery.start_soon(listen)
+            with life:
+                async with open_postgres(settings) as url:
+                    await trio.to_thread.run_sync(check_connections, settings, url)
+                    started.set()
+                    await handed_over.wait()
+                    # From here on a signal is for whoever serves; one that came until here has cancelled this.
+                    listening.cancel()
+                    await heard.wait()
+                    yield url
+            nursery.cancel_scope.cancel()
+    if life.cancelled_caught:
+        yield None
 
 
 class Starting:
@@ -184,6 +209,10 @@ class Starting:
     def database(self) -> Mapping[str, float]:
         """Nothing is connected yet."""
         return {}
+
+
+def _ops_names(settings: Settings) -> Collection[str]:
+    return parse_names(settings.ops_host_names, settings.ops_bind)
 
 
 def embedded_data(settings: Settings) -> Path | None:
@@ -240,11 +269,12 @@ async def run(
     url: str,
     public: Sequence[socket.socket],
     ops: Sequence[socket.socket],
+    signals: AsyncIterator[int],
     *,
     on_ready: OnReady,
     embedded: Path | None = None,
 ) -> int:
-    """Serve on these sockets until SIGTERM or SIGINT; a second signal cuts the drain short.
+    """Serve on these sockets until the first of ``signals``; a second one cuts the drain short.
 
     ``embedded`` is the data directory of the server at ``url`` where that is our own, whose log tells why it is away.
     Returns the exit status: 0 after a drain that came to its end, 1 after one that was cut short.
@@ -257,7 +287,7 @@ async def run(
             open_supervisor(drain_seconds=ACTORS_DRAIN_SECONDS) as supervisor,
         ):
             process = Process(settings, database, supervisor, begin_countdown, embedded)
-            return await process.serve(url, public, ops, on_ready)
+            return await process.serve(url, public, ops, signals, on_ready)
 
 
 class Process:
@@ -308,7 +338,12 @@ class Process:
     # -- life --------------------------------------------------------------------------------------------------------
 
     async def serve(
-        self, url: str, public: Sequence[socket.socket], ops: Sequence[socket.socket], on_ready: OnReady
+        self,
+        url: str,
+        public: Sequence[socket.socket],
+        ops: Sequence[socket.socket],
+        signals: AsyncIterator[int],
+        on_ready: OnReady,
     ) -> int:
         """Serve until a signal asks for the end, then drain. Returns the exit status."""
         drain = trio.Event()
@@ -320,20 +355,20 @@ class Process:
             refusal=refusal,
         )
         drained = False
-        with stop_signals() as signals:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._obey, signals, drain, nursery.cancel_scope)
-                nursery.start_soon(_keep_looking, "database", CHECK_SECONDS, self._look_at_database)
-                nursery.start_soon(_measure_lag)
-                nursery.start_soon(_keep_looking, "words_backlog", BACKLOG_SECONDS, self._measure_backlog)
-                nursery.start_soon(self._prepare, url, on_ready)
-                async with trio.open_nursery() as servers:
-                    ops_server = await servers.start(serve, create_ops_app(self), ops)
-                    server = await servers.start(serve, self._entrance, public)
-                    log.info("service.listening", public=server.addresses[0], ops=ops_server.addresses[0])
-                # Both servers have ended by themselves: everything that was accepted is answered.
-                drained = True
-                nursery.cancel_scope.cancel()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._obey, signals, drain, nursery.cancel_scope)
+            nursery.start_soon(_keep_looking, "database", CHECK_SECONDS, self._look_at_database)
+            nursery.start_soon(_measure_lag)
+            nursery.start_soon(_keep_looking, "words_backlog", BACKLOG_SECONDS, self._measure_backlog)
+            nursery.start_soon(self._prepare, url, on_ready)
+            async with trio.open_nursery() as servers:
+                ops_app = create_ops_app(self, _ops_names(self._settings))
+                ops_server = await servers.start(serve, ops_app, ops)
+                server = await servers.start(serve, self._entrance, public)
+                log.info("service.listening", public=server.addresses[0], ops=ops_server.addresses[0])
+            # Both servers have ended by themselves: everything that was accepted is answered.
+            drained = True
+            nursery.cancel_scope.cancel()
         log.info("service.stopped", drained=drained)
         return 0 if drained else 1
 

@@ -35,9 +35,10 @@ from logstitch.config import (
     DEFAULT_POOL_SIZE,
     DEFAULT_STREAMS_PER_ADDRESS,
     DEFAULT_WORKERS,
+    MISCONFIGURED,
     Settings,
 )
-from logstitch.errors import ConfigurationError, LogStitchError
+from logstitch.errors import CannotStartNow, ConfigurationError, LogStitchError
 from logstitch.model import Plan
 
 if TYPE_CHECKING:  # what takes long to import is imported by the commands that need it
@@ -118,6 +119,15 @@ WebhookAllow = Annotated[
         metavar="CIDR,…",
     ),
 ]
+OpsHostNames = Annotated[
+    str | None,
+    typer.Option(
+        envvar="LOGSTITCH_OPS_HOST_NAMES",
+        help="Names by which browsers may open the operations address, besides localhost, IP addresses and the one in "
+        "--ops-bind. Scrapers and probes need none.",
+        metavar="NAME,…",
+    ),
+]
 LogLevel = Annotated[
     str, typer.Option("--log-level", envvar="LOGSTITCH_LOG_LEVEL", help="debug, info, warning or error.")
 ]
@@ -139,6 +149,7 @@ def serve(
             metavar="HOST:PORT",
         ),
     ] = DEFAULT_OPS_BIND,
+    ops_host_names: OpsHostNames = None,
     data: Data = None,
     database_url: DatabaseUrl = None,
     workers: Annotated[
@@ -166,6 +177,7 @@ def serve(
     settings = Settings(
         bind=bind,
         ops_bind=ops_bind,
+        ops_host_names=ops_host_names or "",
         data=data,
         database_url=database_url,
         workers=workers,
@@ -178,24 +190,29 @@ def serve(
         log_level=log_level,
     )
     _configure_logs(log_level)
-    raise typer.Exit(_run(partial(_serve, settings)))
+    raise typer.Exit(_run(partial(_serve, settings), misconfigured=MISCONFIGURED))
 
 
 async def _serve(settings: Settings) -> int:
-    from logstitch.app import embedded_data, open_postgres_for_service, run
+    from logstitch.app import embedded_data, open_postgres_for_service, run, stop_signals
     from logstitch.egress.addresses import Allow
+    from logstitch.http.hosts import parse_names
     from logstitch.http.server import bind
     from logstitch.workers import run_workers
 
     Allow.parse(settings.webhook_allow)  # before anything is started
+    parse_names(settings.ops_host_names)
     public = bind(settings.bind)
     ops = [bind(address) for address in _ops_addresses(settings)]
     _note(f"LogStitch {__version__} is starting")
-    async with open_postgres_for_service(settings, public, ops) as url:
-        if settings.workers == 1:
-            announce = partial(_announce, public, ops[0])
-            return await run(settings, url, public, ops[0], on_ready=announce, embedded=embedded_data(settings))
-        return await run_workers(settings, url, public, ops)
+    with stop_signals() as signals:
+        async with open_postgres_for_service(settings, public, ops, signals) as url:
+            if url is None:
+                return 0  # it was told to end before it had taken any request, and has stopped what it had started
+            if settings.workers > 1:
+                return await run_workers(settings, url, public, ops, signals)
+            announce, embedded = partial(_announce, public, ops[0]), embedded_data(settings)
+            return await run(settings, url, public, ops[0], signals, on_ready=announce, embedded=embedded)
 
 
 @app.command(hidden=True)
@@ -211,10 +228,11 @@ def worker(
     streams_per_address: StreamsPerAddress,
     log_level: LogLevel,
     webhook_allow: WebhookAllow = None,
+    ops_host_names: OpsHostNames = None,
     data: Data = None,
 ) -> None:
     """One process of `serve --workers`, on sockets that it inherits. Its parent gives it every setting that it has."""
-    from logstitch.workers import CANNOT_SERVE, Inheritance
+    from logstitch.workers import Inheritance
 
     _configure_logs(log_level)
     settings = Settings(
@@ -224,28 +242,28 @@ def worker(
         connections_per_address=connections_per_address,
         streams_per_address=streams_per_address,
         webhook_allow=webhook_allow or "",
+        ops_host_names=ops_host_names or "",
         drain_notice=drain_notice,
         drain_seconds=drain_seconds,
     )
     work = partial(_work, settings, Inheritance.parse(public, ops, lifeline))
-    raise typer.Exit(_run(work, misconfigured=CANNOT_SERVE))
+    raise typer.Exit(_run(work, misconfigured=MISCONFIGURED))
 
 
 async def _work(settings: Settings, inherited: Any) -> int:
-    from logstitch.app import run
+    from logstitch.app import run, stop_signals
     from logstitch.workers import end_with_parent
 
     public = [socket.socket(fileno=descriptor) for descriptor in inherited.public]
     ops = [socket.socket(fileno=descriptor) for descriptor in inherited.ops]
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(end_with_parent, inherited.lifeline)
-        announce = partial(_announce, public, ops)
-        # Only the parent of workers on the embedded server names a data directory besides the URL.
-        status = await run(
-            settings, settings.database_url or "", public, ops, on_ready=announce, embedded=settings.data
-        )
-        nursery.cancel_scope.cancel()
-    return status
+    with stop_signals() as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(end_with_parent, inherited.lifeline)
+            announce, url = partial(_announce, public, ops), settings.database_url or ""
+            # Only the parent of workers on the embedded server names a data directory besides the URL.
+            status = await run(settings, url, public, ops, signals, on_ready=announce, embedded=settings.data)
+            nursery.cancel_scope.cancel()
+        return status
 
 
 def _ops_addresses(settings: Settings) -> list[str]:
@@ -619,7 +637,7 @@ def verify(data: Data = None, database_url: DatabaseUrl = None, as_json: Json = 
     _show_rows(rows, as_json)
     for finding in findings:
         for problem in finding.problems:
-            _note(f"project {finding.project.id}: {problem}")
+            _note(f"project {finding.project.id or f'number {finding.project.no}'}: {problem}")
     if any(finding.problems for finding in findings):
         raise typer.Exit(1)
 
@@ -678,7 +696,7 @@ def _organization(conn: Connection, given: UUID | None) -> UUID:
 
 
 def _run(work: Callable[[], Awaitable[T]], *, misconfigured: int = 1) -> T:
-    """``trio.run``, with our own errors as one line and exit status 1, or ``misconfigured`` where a person must act."""
+    """``trio.run``, with our own errors as one line and exit status 1, or ``misconfigured`` where no new try helps."""
     try:
         return trio.run(work)
     except BaseExceptionGroup as group:
@@ -693,7 +711,8 @@ def _run(work: Callable[[], Awaitable[T]], *, misconfigured: int = 1) -> T:
         error = found
     except LogStitchError as alone:
         error = alone
-    _fail(str(error), misconfigured if isinstance(error, ConfigurationError) else 1)
+    for_ever = isinstance(error, ConfigurationError) and not isinstance(error, CannotStartNow)
+    _fail(str(error), misconfigured if for_ever else 1)
 
 
 def _fail(message: str, status: int = 1) -> NoReturn:

@@ -15,6 +15,9 @@ DEFAULT_DRAIN_NOTICE = 1.0
 DEFAULT_DRAIN_SECONDS = 10.0
 DEFAULT_LOG_LEVEL = "info"
 
+MISCONFIGURED = 78
+"""Exit status of a service that would meet the same mistake at every start (EX_CONFIG of sysexits.h)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -22,6 +25,9 @@ class Settings:
 
     bind: str = DEFAULT_BIND
     ops_bind: str = DEFAULT_OPS_BIND
+    ops_host_names: str = ""
+    """Names by which a browser may reach the operations address, besides the one in ``ops_bind``; separated by
+    commas."""
     data: Path | None = None
     """Directory of the embedded PostgreSQL; ``None`` for the default one. Unused with ``database_url``."""
     database_url: str | None = None

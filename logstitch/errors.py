@@ -159,3 +159,10 @@ class DatabaseUnavailable(Unavailable):
 
 class ConfigurationError(LogStitchError):
     """A setting, a file or a server is not as it must be; the message says which and what to do."""
+
+
+class CannotStartNow(ConfigurationError):
+    """What is in the way may go by itself: an address in use, a full disk, a service that is still stopping.
+
+    The same start may succeed later, so whoever started the process should start it again.
+    """

@@ -1,9 +1,10 @@
 """``logstitch verify``: recompute everything that the stored events prove, and compare.
 
-For each project: ``seq`` without a gap; every body canonical, its content hash its own under its salts; the columns
-that events are filtered by as the bodies say; every tenant's log without a gap, its head and its subtree hashes those
-of its events. Events that arrive meanwhile are left out, by ``seq``; the logs are read in the same snapshot as the
-project's head.
+For each project: ``seq`` without a gap from 1 to the head's, and no event outside of that; every body canonical, its
+content hash its own under its salts; the columns that events are filtered by as the bodies say; every tenant's log
+without a gap, its head and its subtree hashes those of its events. So too for what is stored under the number of no
+project, or of one whose head is gone. Events that arrive meanwhile are left out, by ``seq``; the logs are read in the
+same snapshot as the project's head.
 """
 
 from __future__ import annotations
@@ -17,7 +18,17 @@ from logstitch.evidence.commitments import verify_event
 from logstitch.evidence.merkle import BLOCK, TenantHead, append, leaf_hash
 from logstitch.ids import event_id_text
 from logstitch.store.database import Connection, Database
-from logstitch.store.verification import Logs, ProjectHead, StoredEvent, list_heads, read_events, read_logs
+from logstitch.store.verification import (
+    Logs,
+    ProjectHead,
+    StoredEvent,
+    list_projects,
+    read_events,
+    read_head,
+    read_logs,
+    read_newest,
+    read_strays,
+)
 from logstitch.times import parse_time
 
 CHUNK = 1_000
@@ -42,22 +53,25 @@ class Finding:
 
 
 async def verify(database: Database, progress: Progress) -> list[Finding]:
-    """Check every project."""
-    heads = await database.transact(list_heads, read_only=True)
-    return [await _verify_project(database, head.no, progress) for head in heads]
+    """Check every project, and what is stored under the number of none."""
+    numbers = await database.transact(list_projects, read_only=True, timeout=60)
+    return [await _verify_project(database, number, progress) for number in numbers]
 
 
 async def _verify_project(database: Database, project_no: int, progress: Progress) -> Finding:
-    def snapshot(conn: Connection) -> tuple[ProjectHead, Logs]:
-        return next(head for head in list_heads(conn) if head.no == project_no), read_logs(conn, project_no)
+    def snapshot(conn: Connection) -> _Snapshot:
+        head = read_head(conn, project_no)
+        through = read_newest(conn, project_no) if head.seq is None else head.seq
+        strays, stray_count = read_strays(conn, project_no, through=through, limit=MAX_PROBLEMS)
+        return _Snapshot(head, through, strays, stray_count, read_logs(conn, project_no))
 
-    head, logs = await database.transact(snapshot, read_only=True, timeout=60)
-    check = _Check(head, logs)
-    while check.seq < head.seq:
+    begun = await database.transact(snapshot, read_only=True, timeout=60)
+    check = _Check(begun)
+    while check.seq < begun.through:
         after = check.seq
 
         def chunk(conn: Connection, after: int = after) -> list[StoredEvent]:
-            return read_events(conn, project_no, after=after, through=head.seq, limit=CHUNK)
+            return read_events(conn, project_no, after=after, through=begun.through, limit=CHUNK)
 
         events = await database.transact(chunk, read_only=True, timeout=30)
         if not events:
@@ -67,12 +81,24 @@ async def _verify_project(database: Database, project_no: int, progress: Progres
     return check.finish()
 
 
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    """A project at the moment of which it is verified; ``through`` is the ``seq`` of the last event that is."""
+
+    head: ProjectHead
+    through: int
+    strays: Sequence[int]
+    stray_count: int
+    logs: Logs
+
+
 class _Check:
     """The running state of one project's verification."""
 
-    def __init__(self, head: ProjectHead, logs: Logs) -> None:
-        self._head = head
-        self._logs = logs
+    def __init__(self, begun: _Snapshot) -> None:
+        self._begun = begun
+        self._logs = begun.logs
+        self._made: set[tuple[int, int]] = set()  # the subtrees that the events seen so far complete
         self._tenants: dict[int, TenantHead] = {}
         self._next: dict[int, int] = {}  # the leaf that each tenant's next event must be
         self._torn: set[int] = set()  # tenants with a gap: nothing can be said of their hashes any more
@@ -98,15 +124,26 @@ class _Check:
 
     def finish(self) -> Finding:
         """What was found, now that every event was seen."""
-        if self.seq != self._head.seq:
-            self._problem(f"events {self.seq + 1} to {self._head.seq} are missing")
+        head, through = self._begun.head, self._begun.through
+        if head.id is None:
+            self._problem("no project has this number")
+        if head.seq is None:
+            self._problem("its head is missing, which numbers the events to come")
+        if self.seq != through:
+            self._problem(f"events {self.seq + 1} to {through} are missing")
+        for seq in self._begun.strays:
+            self._problem(f"event {seq}: is outside of the project's events, 1 to {through}")
+        self._problem_count += self._begun.stray_count - len(self._begun.strays)
         for tenant_no, (tenant_id, stored) in self._logs.heads.items():
             made = self._tenants.get(tenant_no, TenantHead())
             if tenant_no not in self._torn and (made.size, made.edge) != (stored.size, stored.edge):
                 self._problem(f"tenant {tenant_id!r}: the head of its log is not that of its events")
         for tenant_no in self._next.keys() - self._logs.heads.keys():
             self._problem(f"tenant number {tenant_no} has events and no log")
-        return Finding(self._head, self._count, len(self._next), tuple(self._problems), self._problem_count)
+        for tenant_no, subtree in sorted(self._logs.subtrees.keys() - self._made):
+            if tenant_no not in self._torn:
+                self._problem(f"tenant number {tenant_no}: has a hash of {_leaves(subtree)}, which it does not have")
+        return Finding(head, self._count, len(self._next), tuple(self._problems), self._problem_count)
 
     def _check_event(self, event: StoredEvent) -> None:
         verdict = verify_event(event.body.encode(), event.salts)
@@ -151,13 +188,15 @@ class _Check:
     def _extend(self, tenant_no: int, log: Sequence[bytes]) -> None:
         self._tenants[tenant_no], completed = append(self._tenants.get(tenant_no, TenantHead()), log)
         for subtree, root in completed:
+            self._made.add((tenant_no, subtree))
             if self._logs.subtrees.get((tenant_no, subtree)) != root:
-                self._problem(
-                    f"tenant number {tenant_no}: the hash of leaves {BLOCK * subtree} to {BLOCK * subtree + BLOCK - 1} "
-                    "is not that of its events"
-                )
+                self._problem(f"tenant number {tenant_no}: the hash of {_leaves(subtree)} is not that of its events")
 
     def _problem(self, text: str) -> None:
         self._problem_count += 1
         if len(self._problems) < MAX_PROBLEMS:
             self._problems.append(text)
+
+
+def _leaves(subtree: int) -> str:
+    return f"leaves {BLOCK * subtree} to {BLOCK * subtree + BLOCK - 1}"

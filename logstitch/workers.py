@@ -18,15 +18,14 @@ import structlog
 import trio
 
 from logstitch.actors.backoff import Backoff
-from logstitch.app import embedded_data, exit_seconds, stop_signals
-from logstitch.config import Settings
+from logstitch.app import embedded_data, exit_seconds
+from logstitch.config import MISCONFIGURED, Settings
+from logstitch.http.hosts import parse_names
 
 log = structlog.get_logger(__name__)
 
 STOP_GRACE_SECONDS = 1.0
 """Beyond the time after which a worker exits by itself; then it is killed."""
-CANNOT_SERVE = 78
-"""Exit status of a worker that would meet the same mistake at every start (EX_CONFIG of sysexits.h)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +52,16 @@ def stop_seconds(settings: Settings) -> float:
 
 
 async def run_workers(
-    settings: Settings, url: str, public: Sequence[socket.socket], ops: Sequence[Sequence[socket.socket]]
+    settings: Settings,
+    url: str,
+    public: Sequence[socket.socket],
+    ops: Sequence[Sequence[socket.socket]],
+    signals: AsyncIterator[int],
 ) -> int:
-    """Run one worker for each element of ``ops`` until SIGTERM or SIGINT. 0 when all of them drained.
+    """Run one worker for each element of ``ops`` until the first of ``signals``. 0 when all of them drained.
 
     Every further signal is handed on to the workers, of which a second one cuts the drain short. A worker that says
-    that it cannot serve is not started again; the end of the last such one is the end of this.
+    that it cannot serve is not started again; the end of the last such one is the end of this, with the same status.
     """
     lifeline, held = os.pipe()
     stopping = trio.Event()
@@ -79,7 +82,7 @@ async def run_workers(
             if stopping.is_set():
                 drained.append(status == 0)
                 return
-            if status == CANNOT_SERVE:  # it has said why
+            if status == MISCONFIGURED:  # it has said why
                 log.error("worker.cannot_serve", worker=number)
                 return
             backoff = backoff.failed(ran_for=trio.current_time() - started)
@@ -89,18 +92,19 @@ async def run_workers(
                 await stopping.wait()
 
     try:
-        with stop_signals() as signals:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_hand_on, signals, stopping, running)
-                async with trio.open_nursery() as workers:
-                    for number, sockets in enumerate(ops):
-                        inherited = Inheritance(_descriptors(public), _descriptors(sockets), lifeline)
-                        workers.start_soon(keep_alive, number, inherited)
-                nursery.cancel_scope.cancel()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_hand_on, signals, stopping, running)
+            async with trio.open_nursery() as workers:
+                for number, sockets in enumerate(ops):
+                    inherited = Inheritance(_descriptors(public), _descriptors(sockets), lifeline)
+                    workers.start_soon(keep_alive, number, inherited)
+            nursery.cancel_scope.cancel()
     finally:
         os.close(held)
         os.close(lifeline)
-    return 0 if drained and all(drained) and len(drained) == len(ops) else 1
+    if not stopping.is_set():  # they all ended by themselves
+        return MISCONFIGURED
+    return 0 if all(drained) and len(drained) == len(ops) else 1
 
 
 async def end_with_parent(lifeline: int) -> None:
@@ -122,6 +126,7 @@ def worker_environment(settings: Settings, url: str) -> dict[str, str]:
         "LOGSTITCH_CONNECTIONS_PER_ADDRESS": str(settings.connections_per_address),
         "LOGSTITCH_STREAMS_PER_ADDRESS": str(settings.streams_per_address),
         "LOGSTITCH_WEBHOOK_ALLOW": settings.webhook_allow,
+        "LOGSTITCH_OPS_HOST_NAMES": ",".join(sorted(parse_names(settings.ops_host_names, settings.ops_bind))),
         "LOGSTITCH_DRAIN_NOTICE": str(settings.drain_notice),
         "LOGSTITCH_DRAIN_SECONDS": str(settings.drain_seconds),
         "LOGSTITCH_LOG_LEVEL": settings.log_level,

@@ -80,13 +80,18 @@ def postgres15_url(postgres15: Databases) -> Iterator[str]:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The longest first, so that several workers come to their ends together. Within, the order is random as ever."""
+    if config.getoption("--only-database"):
+        left = [item for item in items if "databases" not in getattr(item, "fixturenames", ())]
+        items[:] = [item for item in items if "databases" in getattr(item, "fixturenames", ())]
+        config.hook.pytest_deselected(items=left)
     items.sort(key=lambda item: "process" not in item.path.parts)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options that make the same tests run longer than CI can afford."""
+    """Options that make the same tests run longer than CI can afford, or fewer of them on another server."""
+    parser.addoption("--only-database", action="store_true", help="only what uses the session's database server")
     parser.addoption("--kill-seconds", default="30", help="how long the kill test loads and kills")
     parser.addoption("--claim-events", default="800", help="how many events are claimed beside ingest")
     parser.addoption("--export-events", default="200000", help="how many events are exported by the real service")

@@ -29,7 +29,8 @@ import trio
 from logstitch import metrics
 from logstitch.actors.mailbox import Envelope, Mailbox
 from logstitch.actors.messages.alerts import CatchUp, Committed
-from logstitch.detection.detector import GRACE_MS, GROUPS, ActiveRule, Detector, Fact, Firing, Missing
+from logstitch.detection.detector import GRACE_MS, GROUPS, ActiveRule, Detector, Firing, Missing
+from logstitch.detection.facts import Fact
 from logstitch.errors import DatabaseUnavailable
 from logstitch.ids import UlidMint
 from logstitch.recording import evaluation

@@ -21,6 +21,7 @@ import structlog
 import trio
 
 from logstitch import metrics
+from logstitch.actors.bounds import COMMIT_SECONDS, HOLD_SECONDS, THREAD_BYTES
 from logstitch.actors.mailbox import Envelope, KeyedAsks, KeyedTells, Mailbox
 from logstitch.actors.messages.alerts import Committed
 from logstitch.actors.messages.events import Accepted, SubmitEvents
@@ -44,17 +45,11 @@ GROUP_BYTES = 8 * 1024 * 1024
 ``COMMIT_SECONDS``."""
 PENDING_BYTES = 16 * 1024 * 1024
 """Bytes of request bodies prepared ahead of the transaction."""
-THREAD_BYTES = 256 * 1024
-"""Requests of this size on are prepared in a thread: the event loop may not be kept from others for so long."""
 TURN_SECONDS = 0.01
 """How long requests are prepared on the event loop between two checkpoints."""
 TAKE = 64
 """Requests taken from the mailbox at a time, or fewer: those that have a group's events. What is taken is out of the
 queue, and is not refused for its age any more."""
-HOLD_SECONDS = 8.0
-"""How long a group is held through an outage of the database before its requests are answered 503."""
-COMMIT_SECONDS = 5.0
-"""How long one attempt of a transaction may take."""
 QUEUE_SECONDS = 1.0
 """How long a request may wait for its turn while the database works: what would be answered too late is refused at once
 and costs nothing more, so that under overload the others are answered in time."""

@@ -16,6 +16,7 @@ import structlog
 import trio
 
 from logstitch import credentials
+from logstitch.actors.bounds import CONCURRENCY, HOLD_SECONDS
 from logstitch.actors.leases import Leases, leases_over
 from logstitch.actors.mailbox import Envelope, Mailbox
 from logstitch.actors.messages.keys import (
@@ -39,12 +40,8 @@ from logstitch.store.keys import Holder, KeyRow
 
 log = structlog.get_logger(__name__)
 
-HOLD_SECONDS = 8.0
-"""How long a request is held through an outage of the database."""
 FLUSH_SECONDS = 20.0
 """How often last-used marks are written: ``lastUsedAt`` is exact to a minute and no request pays for it."""
-CONCURRENCY = 4
-"""Look-ups and changes under way at the same time."""
 
 
 class KeyRing:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from logstitch.actors.bounds import CONCURRENCY, HOLD_SECONDS
 from logstitch.actors.mailbox import Envelope, Mailbox
 from logstitch.actors.messages.pages import Page
 from logstitch.actors.messages.projects import CreateProject, ListProjects, Project, ProjectPage, ResolveProject
@@ -18,10 +19,6 @@ from logstitch.store import projects
 from logstitch.store.database import Database
 from logstitch.store.projects import ProjectRow
 
-HOLD_SECONDS = 8.0
-"""How long a request is held through an outage of the database."""
-CONCURRENCY = 4
-"""Requests that are looked up at the same time."""
 MAX_KNOWN = 10_000
 """Projects kept after they were found. Beyond it all are forgotten and found again."""
 

@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import trio
 
+from logstitch.actors.bounds import HOLD_SECONDS
 from logstitch.actors.mailbox import Envelope, Mailbox
 from logstitch.actors.messages.events import EventFilter, EventPage, GetEvent, ListEvents
 from logstitch.actors.messages.pages import Order, Position
@@ -28,8 +29,6 @@ from logstitch.store.reading import Columns, Range
 from logstitch.times import MAX_MS, MIN_MS
 from logstitch.viewing.tiers import View
 
-HOLD_SECONDS = 8.0
-"""How long a question is held through an outage of the database."""
 CONCURRENCY = 5
 """Questions that are looked up at the same time: fewer than there are database connections, so that searches, however
 slow, leave some to those who write. One of them is kept for single events, which never wait behind searches."""

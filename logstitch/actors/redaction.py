@@ -19,6 +19,7 @@ from uuid import UUID, uuid4
 import trio
 
 from logstitch import metrics
+from logstitch.actors.bounds import HOLD_SECONDS
 from logstitch.actors.mailbox import Envelope, Mailbox
 from logstitch.actors.messages.pages import Page, page_of
 from logstitch.actors.messages.redaction import (
@@ -61,8 +62,6 @@ from logstitch.store.database import Database
 from logstitch.store.redaction import RuleRow
 from logstitch.times import to_ms
 
-HOLD_SECONDS: Final = 8.0
-"""How long a request is held through an outage of the database."""
 MAX_MANAGED: Final = 16
 """Requests about rules under way at the same time; more are refused."""
 MAX_TRIED: Final = 4

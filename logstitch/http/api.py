@@ -11,7 +11,7 @@ So do exports, which are sent while they are made.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, Collection, Iterable, MutableMapping
 from contextlib import aclosing
 from typing import Any
 
@@ -19,7 +19,7 @@ import structlog
 import trio
 
 from logstitch import metrics
-from logstitch.errors import LogStitchError, Unavailable
+from logstitch.errors import Forbidden, LogStitchError, Unavailable
 from logstitch.http import (
     alerts,
     docs,
@@ -40,6 +40,7 @@ from logstitch.http import (
 from logstitch.http.bodies import ClientGone, Receive
 from logstitch.http.endpoints import Endpoint
 from logstitch.http.errors import meaning_of, reply_to
+from logstitch.http.hosts import is_rebound
 from logstitch.http.pipeline import Exchange, Pipeline
 from logstitch.http.requests import RequestHead, Scope, address_of, join_headers, path_of
 from logstitch.http.responses import Answer, Reply, StreamedReply
@@ -144,13 +145,16 @@ class App:
         *,
         quiet: bool = False,
         closed: LogStitchError | None = None,
+        names: Collection[str] | None = None,
     ) -> None:
-        """``quiet`` writes no access log; ``closed`` is what every request is answered with, whatever it asks for."""
+        """``quiet`` writes no access log; ``closed`` is what every request is answered with, whatever it asks for;
+        ``names`` are those by which a browser may come here, None for any."""
         self.endpoints = tuple(endpoints)
         self.pipeline = pipeline
         self._now_ms = now_ms
         self._quiet = quiet
         self._closed = closed
+        self._names = names
         self._router = Router(self.endpoints, pipeline)
         direct = [endpoint for endpoint in self.endpoints if endpoint.name in DIRECT]
         self._direct = {(e.method, e.path): e for e in direct} | {
@@ -182,6 +186,8 @@ class App:
         try:
             if self._closed is not None:
                 raise self._closed.with_traceback(None)
+            if self._names is not None and is_rebound(head.headers, self._names):
+                raise Forbidden("This address is not known by that name: use its IP address, or see --ops-host-names.")
             path = path_of(scope)
             if (endpoint := self._direct.get((head.method, path))) is not None:
                 await outgoing.answer(with_cors(endpoint, await self.pipeline.answer(exchange, endpoint, {})), receive)
@@ -243,9 +249,10 @@ def create_app(services: Services) -> App:
     return App(endpoints, Pipeline(services.limits, services), services.now_ms)
 
 
-def create_ops_app(health: Health) -> App:
-    """The app of the operations address, which is never the public one: health and metrics, for whoever reaches it."""
-    return App((*ops.endpoints(health), *pages.operator_endpoints()), Pipeline(Limits()), quiet=True)
+def create_ops_app(health: Health, names: Collection[str] = ()) -> App:
+    """The app of the operations address, which is never the public one: health and metrics, for whoever reaches it,
+    but for pages that do so by the browser of somebody else; ``names`` are those that the address is known by."""
+    return App((*ops.endpoints(health), *pages.operator_endpoints()), Pipeline(Limits()), quiet=True, names=names)
 
 
 def starting_app() -> App:

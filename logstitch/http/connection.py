@@ -2,7 +2,7 @@
 
 What Hypercorn 0.18.0 does well is inherited (the HTTP/1.1 exchange over h11, the ASGI scope and response state). What
 let one client hurt the others is overridden here, each override with the failure that taught it. The release is pinned
-exactly, because these are its inner methods; ``tests/http/test_server.py`` holds the probes that tell whether a newer
+exactly, because these are its inner methods; ``tests/http/test_server*.py`` hold the probes that tell whether a newer
 one still fits.
 """
 

@@ -27,7 +27,7 @@ from hypercorn.trio.worker_context import EventWrapper, WorkerContext
 from hypercorn.typing import AppWrapper, ASGIFramework
 from hypercorn.utils import repr_socket_addr
 
-from logstitch.errors import ConfigurationError
+from logstitch.errors import CannotStartNow, ConfigurationError
 from logstitch.http.connection import Connection
 
 BACKLOG = 1024  # connections that the kernel holds for us while the loop is busy
@@ -301,7 +301,8 @@ def address_of(family: int, peer: Any) -> Address | None:
 def bind(address: str) -> list[socket.socket]:
     """Listen on ``host:port``, ``[ipv6]:port`` or ``unix:/path``; a name may have several addresses, one socket each.
 
-    Raises ConfigurationError where the address cannot be read, is taken, or may not be used.
+    Raises ConfigurationError where the address cannot be read or may not be used, CannotStartNow where it is taken or
+    not there yet.
     """
     if address.startswith("unix:"):
         family_addresses: list[tuple[int, Any]] = [(socket.AF_UNIX, _free_path(address))]
@@ -313,7 +314,7 @@ def bind(address: str) -> list[socket.socket]:
         try:
             found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         except (OSError, UnicodeError):
-            raise ConfigurationError(f"Cannot listen on {address}: the host has no address.") from None
+            raise CannotStartNow(f"Cannot listen on {address}: the host has no address.") from None
         family_addresses = [(family, found_address) for family, _, _, _, found_address in found]
     sockets: list[socket.socket] = []
     try:
@@ -330,7 +331,8 @@ def bind(address: str) -> list[socket.socket]:
         for sock in sockets:
             sock.close()
         reason = "it is in use" if error.errno == errno.EADDRINUSE else (error.strerror or "it is refused").lower()
-        raise ConfigurationError(f"Cannot listen on {address}: {reason}.") from None
+        kind = ConfigurationError if isinstance(error, PermissionError) else CannotStartNow
+        raise kind(f"Cannot listen on {address}: {reason}.") from None
     return sockets
 
 

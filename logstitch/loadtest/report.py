@@ -81,7 +81,6 @@ class Meters:
     """From the time a request was due (in a closed loop: sent) to its acknowledgement, retries included."""
     service: Histogram = field(default_factory=Histogram)
     """From the time it was sent."""
-    sent: int = 0
     acked: int = 0
     refused: int = 0
     unacked: int = 0

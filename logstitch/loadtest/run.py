@@ -136,7 +136,6 @@ class _Run:
         batch = self.workload.at(slot.index)
         body = self.workload.body(batch)
         self.ledger.send(batch.first, batch.count)
-        self.meters.sent += batch.count
         began = trio.current_time()
         outcome = await self.client.send(body, batch.count, project=self.projects[batch.project].id, stop=self.stop)
         ended = trio.current_time()

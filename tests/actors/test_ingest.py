@@ -12,7 +12,8 @@ import pytest
 import trio
 from psycopg import errors as pg
 
-from logstitch.actors.ingest import QUEUE_SECONDS, THREAD_BYTES, Ingest
+from logstitch.actors.bounds import THREAD_BYTES
+from logstitch.actors.ingest import QUEUE_SECONDS, Ingest
 from logstitch.actors.messages.events import Accepted
 from logstitch.errors import Conflict, DailyEventLimitReached, Unavailable
 from logstitch.evidence.commitments import verify_event

@@ -16,6 +16,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from logstitch import credentials
 from logstitch.actors import keyring, leases
+from logstitch.actors.bounds import CONCURRENCY
 from logstitch.actors.keyring import KeyRing
 from logstitch.actors.mailbox import Address
 from logstitch.actors.messages.keys import Authenticate, CreateKey, KeyType, ListKeys, RevokeKey
@@ -259,7 +260,7 @@ async def test_keys_that_nobody_asks_about_any_more_are_not_looked_up(
 
         outage.over.set()
         await desk.supervisor.stop("keyring", deadline_seconds=5)
-        assert outage.requests == keyring.CONCURRENCY
+        assert outage.requests == CONCURRENCY
 
 
 async def test_requests_about_keys_do_not_pile_up_either(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

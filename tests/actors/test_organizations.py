@@ -10,9 +10,10 @@ from uuid import UUID
 
 import pytest
 
+from logstitch.actors.bounds import CONCURRENCY
 from logstitch.actors.mailbox import Address
 from logstitch.actors.messages.projects import CreateProject, ListProjects, ResolveProject
-from logstitch.actors.organizations import CONCURRENCY, Organizations
+from logstitch.actors.organizations import Organizations
 from logstitch.actors.supervisor import open_supervisor
 from logstitch.errors import InvalidRequest, NotFound
 from logstitch.model import Plan

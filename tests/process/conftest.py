@@ -10,7 +10,7 @@ from tests.support.service import Service, running_service
 
 
 @pytest.fixture
-def service(blank_database_url: str) -> Iterator[Service]:
+def service(database_url: str) -> Iterator[Service]:
     """A service of this test's own on a database of its own."""
-    with running_service(database_url=blank_database_url) as running:
+    with running_service(database_url=database_url) as running:
         yield running

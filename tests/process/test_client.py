@@ -198,9 +198,9 @@ def test_a_stream_is_begun_without_a_key_and_claimed_with_one(shared: Service) -
         assert client.streams.info(token).status == "claimed"
 
 
-def test_a_service_that_is_killed_and_comes_back_gets_every_event_once(blank_database_url: str) -> None:
+def test_a_service_that_is_killed_and_comes_back_gets_every_event_once(database_url: str) -> None:
     drops: list[Dropped] = []
-    with running_service(database_url=blank_database_url) as service:
+    with running_service(database_url=database_url) as service:
         bind = service.url.removeprefix("http://")
         client = Client(
             service.url,
@@ -217,7 +217,7 @@ def test_a_service_that_is_killed_and_comes_back_gets_every_event_once(blank_dat
         service.kill()
         for n in range(300, 600):
             client.enqueue(an_event("killed", n))
-    with running_service(database_url=blank_database_url, keys=service.keys, bind=bind):
+    with running_service(database_url=database_url, keys=service.keys, bind=bind):
         client.close()  # sends the rest
         with Client(service.url, service.project_key) as reader:
             found = [event["actor"] for event in reader.events.list(tenant_id="killed", order="asc")]

@@ -26,12 +26,12 @@ def event(**fields: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def pair(blank_database_url: str) -> Iterator[tuple[Service, Service]]:
+def pair(database_url: str) -> Iterator[tuple[Service, Service]]:
     """Two ``serve`` processes on one database."""
-    keys = initialize(blank_database_url)
+    keys = initialize(database_url)
     with (
-        running_service(database_url=blank_database_url, keys=keys) as one,
-        running_service(database_url=blank_database_url, keys=keys) as other,
+        running_service(database_url=database_url, keys=keys) as one,
+        running_service(database_url=database_url, keys=keys) as other,
     ):
         yield one, other
 

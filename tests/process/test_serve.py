@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -153,11 +153,11 @@ def test_migrate_logs_to_standard_error_and_as_json(data: Path) -> None:
     assert not (data / "postgres" / "postmaster.pid").exists()
 
 
-def test_tables_show_whole_ids_however_narrow_the_terminal(blank_database_url: str) -> None:
-    keys = initialize(blank_database_url)
+def test_tables_show_whole_ids_however_narrow_the_terminal(database_url: str) -> None:
+    keys = initialize(database_url)
 
     def shown(*arguments: str) -> str:
-        done = command(*arguments, LOGSTITCH_DATABASE_URL=blank_database_url, COLUMNS="20")
+        done = command(*arguments, LOGSTITCH_DATABASE_URL=database_url, COLUMNS="20")
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -174,7 +174,7 @@ def test_tables_show_whole_ids_however_narrow_the_terminal(blank_database_url: s
 
 def test_more_connections_than_the_embedded_server_has_are_refused_at_the_start(data: Path) -> None:
     done = command("serve", "--data", str(data), "--workers", "7", "--bind", "127.0.0.1:0", LOGSTITCH_POOL_SIZE="12")
-    assert done.returncode == 1
+    assert done.returncode == 78  # EX_CONFIG of sysexits.h: the same at every start
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("logstitch: 7 workers with 12 + 2 connections each may need 98")
     assert "PostgreSQL has 97" in last
@@ -184,29 +184,34 @@ def test_more_connections_than_the_embedded_server_has_are_refused_at_the_start(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "status", "says"),
     [
-        (["serve", "--database-url", "nonsense"], "database URL"),
-        (["serve", "--bind", "nowhere"], "nowhere"),
-        (["serve", "--log-level", "loud"], "log-level"),
-        (["key", "create", "x", "--project", "no-uuid"], "UUID"),
-        (["loadtest", "--url", "http://127.0.0.1:1", "--key", "pk_x", "--batch", "101"], "--batch"),
+        (["serve", "--database-url", "nonsense"], 78, "database URL"),
+        (["serve", "--database-url", "nonsense", "--workers", "2", "--ops-bind", "127.0.0.1:0"], 78, "database URL"),
+        (["serve", "--bind", "nowhere"], 78, "nowhere"),
+        (["serve", "--webhook-allow", "everything"], 78, "LOGSTITCH_WEBHOOK_ALLOW"),
+        (["serve", "--data", "/dev/null/x"], 78, "--data"),
+        (["serve", "--log-level", "loud"], 2, "log-level"),
+        (["serve", "--workers", "many"], 2, "--workers"),
+        (["migrate", "--database-url", "nonsense"], 1, "database URL"),
+        (["key", "create", "x", "--project", "no-uuid"], 2, "UUID"),
+        (["loadtest", "--url", "http://127.0.0.1:1", "--key", "pk_x", "--batch", "101"], 2, "--batch"),
     ],
 )
-def test_a_bad_setting_is_named_in_one_line(arguments: list[str], says: str) -> None:
+def test_a_bad_setting_is_named_in_one_line(arguments: list[str], status: int, says: str) -> None:
     done = command(*arguments)
-    assert done.returncode != 0
+    assert done.returncode == status
     assert says in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_port_in_use_is_said_at_once(blank_database_url: str) -> None:
+def test_a_port_in_use_is_said_at_once(database_url: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        done = command("serve", "--bind", address, "--database-url", blank_database_url)
-    assert done.returncode == 1
+        done = command("serve", "--bind", address, "--database-url", database_url)
+    assert done.returncode == 1  # and not 78: it may be free again at the next start
     assert address in done.stderr
 
 
@@ -253,13 +258,18 @@ def test_without_a_database_it_lives_is_not_ready_and_heals() -> None:
             process.stderr.close()
 
 
-def test_while_its_own_server_recovers_it_lives_is_not_ready_and_then_serves(data: Path) -> None:
-    # A standby that takes no connections is ready only once it is promoted: a recovery that lasts until we say so.
+def recover_for_ever(data: Path) -> Path:
+    """Make a cluster in ``data`` that is ready only once it is promoted: a standby that takes no connections."""
     assert command("migrate", "--data", str(data)).returncode == 0
     cluster = data / "postgres"
     with (cluster / "postgresql.conf").open("a") as settings:
         settings.write("hot_standby = off\n")
     (cluster / "standby.signal").touch()
+    return cluster
+
+
+def test_while_its_own_server_recovers_it_lives_is_not_ready_and_then_serves(data: Path) -> None:
+    cluster = recover_for_ever(data)
     public, private = (data.parent / name for name in ("public.sock", "ops.sock"))
     output = data.parent / "output"
     with output.open("wb") as stdout:
@@ -306,6 +316,58 @@ def test_while_its_own_server_recovers_it_lives_is_not_ready_and_then_serves(dat
         process.wait(10)
 
 
+@contextmanager
+def starting(data: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """The service of the embedded server in ``data``, on free ports."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "logstitch", "serve", "--bind=127.0.0.1:0", "--ops-bind=127.0.0.1:0", *arguments],
+        env=environment({"LOGSTITCH_DATA": str(data)}),
+        cwd=CHECKOUT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate(timeout=10)
+
+
+def test_a_signal_while_its_own_server_recovers_stops_both(data: Path) -> None:
+    cluster = recover_for_ever(data)
+    for number, arguments in ((signal.SIGTERM, []), (signal.SIGINT, ["--workers=2"])):
+        with starting(data, *arguments) as service:
+            wait_until(lambda: "standby" in (status_of(cluster) or ""), seconds=30)
+            postmaster = int((cluster / "postmaster.pid").read_text().split()[0])
+
+            service.send_signal(number)
+
+            assert service.wait(10) == 0
+            assert not Path(f"/proc/{postmaster}").exists()
+            assert not (cluster / "postmaster.pid").exists()
+            assert "Traceback" not in service.communicate()[1]
+
+
+def status_of(cluster: Path) -> str | None:
+    """What the server says of itself to those who wait for its start: starting, standby, ready."""
+    with suppress(OSError, IndexError):
+        return (cluster / "postmaster.pid").read_text().splitlines()[7].strip()
+    return None
+
+
+def test_a_signal_in_the_middle_of_the_first_start_leaves_nothing_that_runs(data: Path) -> None:
+    with starting(data) as service:
+        wait_until((data / "postgres.new").exists, seconds=30)
+
+        service.send_signal(signal.SIGTERM)
+        service.send_signal(signal.SIGTERM)  # once more is no more
+
+        assert service.wait(30) == 0
+    assert not (data / "postgres" / "postmaster.pid").exists()
+    assert command("migrate", "--data", str(data)).returncode == 0
+
+
 def test_the_first_keys_are_shown_although_the_database_went_away_while_it_was_prepared(
     blank_database_url: str,
 ) -> None:
@@ -327,19 +389,19 @@ away("ensure_secret")
 cli.main()
 """
     with running_service(
-        command=("-c", script), keys=NOBODY, extra={"LOGSTITCH_DATABASE_URL": blank_database_url}
+        command=("-c", script), keys=NOBODY, extra={"LOGSTITCH_DATABASE_URL": database_url}
     ) as service:
         assert service.log_text().count("service.database_away") == 2
         assert "project_key" in service.log_text()
 
 
-def test_errors_that_nobody_foresaw_end_neither_the_readiness_look_nor_a_metric(blank_database_url: str) -> None:
+def test_errors_that_nobody_foresaw_end_neither_the_readiness_look_nor_a_metric(database_url: str) -> None:
     def told(look: str) -> int:
         lines = [json.loads(line) for line in service.log_text().splitlines() if line.startswith("{")]
         return sum(line["event"] == "service.look_failed" and line["look"] == look for line in lines)
 
-    keys = initialize(blank_database_url)
-    with psycopg.connect(blank_database_url, autocommit=True) as conn:
+    keys = initialize(database_url)
+    with psycopg.connect(database_url, autocommit=True) as conn:
         # What a damaged index of the catalogue raises, instead of the settings; and a table that is not there.
         conn.execute("CREATE SCHEMA damaged")
         conn.execute(
@@ -349,7 +411,7 @@ def test_errors_that_nobody_foresaw_end_neither_the_readiness_look_nor_a_metric(
         conn.execute("ALTER TABLE word_blocks RENAME TO no_word_blocks")
         path = f'ALTER DATABASE "{conn.info.dbname}" SET search_path = '
         conn.execute((path + "damaged, pg_catalog, public").encode())
-        with running_service(database_url=blank_database_url, keys=keys) as service, service.ops() as ops:
+        with running_service(database_url=database_url, keys=keys) as service, service.ops() as ops:
             wait_until(lambda: told("database") == told("words_backlog") == 1)
             for _ in range(3):  # looks at the database
                 calls = count_of(ops.get("/metrics").text, "logstitch_database_calls_total")
@@ -394,10 +456,10 @@ def test_a_setting_that_is_a_risk_is_told_once_for_each_change(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("setting", ["synchronous_commit"])
-def test_a_server_that_may_lose_commits_is_not_ready_and_says_why(blank_database_url: str, setting: str) -> None:
-    with running_service(database_url=blank_database_url) as service, service.ops() as ops:
+def test_a_server_that_may_lose_commits_is_not_ready_and_says_why(database_url: str, setting: str) -> None:
+    with running_service(database_url=database_url) as service, service.ops() as ops:
         wait_until(lambda: ops.get("/health/ready").status_code == 200)
-        with psycopg.connect(blank_database_url, autocommit=True) as conn:
+        with psycopg.connect(database_url, autocommit=True) as conn:
             database = conn.info.dbname
             conn.execute(f'ALTER DATABASE "{database}" SET {setting} = off'.encode())
             conn.execute(
@@ -408,7 +470,7 @@ def test_a_server_that_may_lose_commits_is_not_ready_and_says_why(blank_database
         assert setting in ops.get("/health/ready").text
 
 
-def test_a_change_of_readiness_is_logged_once(blank_database_url: str) -> None:
+def test_a_change_of_readiness_is_logged_once(database_url: str) -> None:
     def changes() -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in service.log_text().splitlines() if line.startswith("{")]
         return [line for line in lines if line["event"] in ("service.ready", "service.not_ready")]
@@ -421,9 +483,9 @@ def test_a_change_of_readiness_is_logged_once(blank_database_url: str) -> None:
         )
 
     with (
-        running_service(database_url=blank_database_url) as service,
+        running_service(database_url=database_url) as service,
         service.ops() as ops,
-        psycopg.connect(blank_database_url, autocommit=True) as conn,
+        psycopg.connect(database_url, autocommit=True) as conn,
     ):
         wait_until(lambda: len(changes()) == 1)
         set_default(conn, "on")
@@ -463,14 +525,14 @@ def test_an_embedded_server_that_cannot_start_says_why(data: Path) -> None:
         assert service.stop() == 0
 
 
-def test_what_waits_for_the_word_index_is_counted(blank_database_url: str) -> None:
-    keys = initialize(blank_database_url)
-    with psycopg.connect(blank_database_url) as conn:
+def test_what_waits_for_the_word_index_is_counted(database_url: str) -> None:
+    keys = initialize(database_url)
+    with psycopg.connect(database_url) as conn:
         # One full part, and the lock of whoever is about to index it.
         conn.execute("SELECT pg_advisory_lock(hashtextextended('word_blocks 1 0', 0))")
         store(conn, 1, [(AT, an_event())] * 2100)
         conn.commit()
-        with running_service(database_url=blank_database_url, keys=keys) as service, service.ops() as ops:
+        with running_service(database_url=database_url, keys=keys) as service, service.ops() as ops:
             wait_until(lambda: count_of(ops.get("/metrics").text, "logstitch_words_backlog_events") == 2048)
 
 
@@ -527,8 +589,8 @@ def test_sigterm_under_load_loses_nothing_and_cuts_no_answer(service: Service) -
     assert set(acknowledged) <= stored
 
 
-def test_ready_turns_red_before_the_listener_closes(blank_database_url: str) -> None:
-    with running_service("--drain-notice", "3", database_url=blank_database_url) as service, service.ops() as ops:
+def test_ready_turns_red_before_the_listener_closes(database_url: str) -> None:
+    with running_service("--drain-notice", "3", database_url=database_url) as service, service.ops() as ops:
         wait_until(lambda: ops.get("/health/ready").status_code == 200)
         service.process.send_signal(signal.SIGTERM)
         wait_until(lambda: ops.get("/health/ready").status_code == 503, seconds=2)
@@ -538,8 +600,8 @@ def test_ready_turns_red_before_the_listener_closes(blank_database_url: str) -> 
         assert service.process.wait(30) == 0
 
 
-def test_a_second_signal_cuts_the_drain_short_and_the_status_says_so(blank_database_url: str) -> None:
-    with running_service("--drain-notice", "0", "--drain-seconds", "60", database_url=blank_database_url) as service:
+def test_a_second_signal_cuts_the_drain_short_and_the_status_says_so(database_url: str) -> None:
+    with running_service("--drain-notice", "0", "--drain-seconds", "60", database_url=database_url) as service:
         half = socket.create_connection(("127.0.0.1", int(service.url.rpartition(":")[2])))
         half.sendall(
             b"POST /api/v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + service.project_key.encode()
@@ -554,7 +616,7 @@ def test_a_second_signal_cuts_the_drain_short_and_the_status_says_so(blank_datab
         half.close()
 
 
-def test_the_bound_on_the_drain_does_not_reach_beyond_it(blank_database_url: str) -> None:
+def test_the_bound_on_the_drain_does_not_reach_beyond_it(database_url: str) -> None:
     # What comes after it, such as the stop of an embedded server, has bounds of its own.
     script = """
 import threading
@@ -565,7 +627,7 @@ finally:
     timers = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
     print("timers:", sum(not timer.finished.is_set() for timer in timers), flush=True)
 """
-    with running_service("--drain-notice", "0", command=("-c", script), database_url=blank_database_url) as service:
+    with running_service("--drain-notice", "0", command=("-c", script), database_url=database_url) as service:
         assert service.stop() == 0
         wait_until(lambda: "timers: " in service.log_text())
         assert "timers: 0\n" in service.log_text()

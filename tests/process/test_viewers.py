@@ -18,8 +18,8 @@ TRIES = 3
 
 
 @pytest.fixture
-def workers(blank_database_url: str) -> Iterator[Service]:
-    with running_service(database_url=blank_database_url, workers=2) as running:
+def workers(database_url: str) -> Iterator[Service]:
+    with running_service(database_url=database_url, workers=2) as running:
         yield running
 
 

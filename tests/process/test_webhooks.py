@@ -64,20 +64,20 @@ def status_of(service: Service, webhook_id: str) -> list[tuple[str, int]]:
     return [(one["status"], len(one["attempts"])) for one in found]
 
 
-def test_killed_after_the_post_it_sends_the_same_message_again(blank_database_url: str) -> None:
+def test_killed_after_the_post_it_sends_the_same_message_again(database_url: str) -> None:
     allow = ("--webhook-allow", "127.0.0.1/32")
     with receiver() as there:
-        with running_service(*allow, database_url=blank_database_url) as service:
+        with running_service(*allow, database_url=database_url) as service:
             keys = service.keys
             with service.client(service.master_key) as client:
                 made = client.post("/api/v1/webhooks", json={"url": there.url}).json()
                 assert client.post(f"/api/v1/webhooks/{made['id']}/test").status_code == 201
                 first_headers, first_body = there.next()
                 service.kill()
-        with psycopg.connect(blank_database_url) as conn:  # as if the lease had run out, with tries left
+        with psycopg.connect(database_url) as conn:  # as if the lease had run out, with tries left
             conn.execute("UPDATE deliveries SET due_at = now() - interval '1 second', tries_left = 7")
         there.may_answer.set()
-        with running_service(*allow, database_url=blank_database_url, keys=keys) as service:
+        with running_service(*allow, database_url=database_url, keys=keys) as service:
             headers, body = there.next()
             wait_until(lambda: status_of(service, made["id"]) == [("delivered", 2)])
             assert service.stop() == 0

@@ -15,7 +15,10 @@ PACKAGE = Path(__file__).resolve().parents[2] / "logstitch"
 TOP = frozenset(f"logstitch.{name}" for name in ("app", "cli", "__main__", "verify", "workers"))
 KERNEL = frozenset(
     f"logstitch.actors.{name}"
-    for name in ("mailbox", "supervisor", "backoff", "health", "directory", "leases", "child", "queueing", "slicing")
+    for name in (
+        *("mailbox", "supervisor", "backoff", "bounds", "health", "directory", "leases", "child", "queueing"),
+        "slicing",
+    )
 )
 ENGINES = frozenset(
     f"logstitch.{name}" for name in ("redaction", "detection", "evidence", "search", "viewing", "webhooks")

@@ -71,6 +71,8 @@ def findings() -> Iterator[re.Pattern[str]]:
             case ast.JoinedStr(values=parts):
                 texts = (re.escape(str(part.value)) if isinstance(part, ast.Constant) else ".+" for part in parts)
                 yield re.compile("".join(texts))
+            case ast.Constant(value=str(text)):
+                yield re.compile(re.escape(text))
             case _:
                 raise AssertionError(f"what does verify say here? {ast.unparse(node)}")
 

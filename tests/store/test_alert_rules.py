@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import orjson
-import psycopg
 import pytest
 
 from logstitch.detection.alerts import TRANSITIONS, Alert, AlertStatus
@@ -30,7 +29,7 @@ from logstitch.store.projects import ProjectRow
 from logstitch.webhooks.payloads import WebhookEvent
 from tests.support.alerts_rows import insert_alert
 from tests.support.alerts_world import an_alert
-from tests.support.service import wait_until
+from tests.support.locks import block_for_a_lock
 from tests.support.stored import AT, an_event, store
 
 R = TypeVar("R")
@@ -77,6 +76,10 @@ def make(conn: Connection, no: int, decide: Decision, now: datetime = NOW) -> An
 
 def created(rule: Rule, *, limit: int = 500, at: datetime = NOW) -> Decision:
     return creation(rule, at, limit=limit)
+
+
+def updated(rule_id: str, fields: Mapping[str, Any], *, limit: int = 500) -> Decision:
+    return update(rule_id, fields, limit=limit)
 
 
 def by_id(active: list[ActiveRule]) -> dict[str, ActiveRule]:
@@ -137,9 +140,9 @@ def test_every_seq_has_the_rules_that_held_when_it_was_stored(conn: Connection, 
             custom.append(rule.id)
             decide = created(rule)
         elif kind == "builtin":
-            decide = update(chance.choice(BUILTINS).id, {"cooldown_seconds": n})
+            decide = updated(chance.choice(BUILTINS).id, {"cooldown_seconds": n})
         elif kind == "update":
-            decide = update(chance.choice(custom), {"threshold": n + 1, "window_seconds": 60 + n})
+            decide = updated(chance.choice(custom), {"threshold": n + 1, "window_seconds": 60 + n})
         else:
             decide = deletion(custom.pop(chance.randrange(len(custom))))
         make(conn, no, decide)
@@ -175,7 +178,7 @@ def test_counting_begins_anew_where_other_events_count(
     rule = a_rule()
     make(conn, no, created(rule))
 
-    make(conn, no, update(rule.id, fields))
+    make(conn, no, updated(rule.id, fields))
 
     assert by_id(rules_at(conn, no, 2))[rule.id] == ActiveRule(replace(rule, **fields), since_seq)
     assert by_id(rules_at(conn, no, 1))[rule.id] == ActiveRule(rule, 1)
@@ -184,7 +187,7 @@ def test_counting_begins_anew_where_other_events_count(
 def test_counting_begins_anew_when_a_rule_is_switched_on_again(conn: Connection, no: int) -> None:
     slug = "auth_brute_force"
     for enabled in (False, True, True):
-        make(conn, no, update(slug, {"enabled": enabled}))
+        make(conn, no, updated(slug, {"enabled": enabled}))
 
     found = [by_id(rules_at(conn, no, seq))[slug] for seq in (0, 1, 2)]
     assert [(one.rule.enabled, one.since_seq) for one in found] == [(True, 0), (False, 0), (True, 2)]
@@ -192,8 +195,8 @@ def test_counting_begins_anew_when_a_rule_is_switched_on_again(conn: Connection,
 
 
 def test_a_built_in_that_is_changed_keeps_its_place_and_what_else_it_is(conn: Connection, no: int) -> None:
-    make(conn, no, update("suspicious_ip_change", {"enabled": True}))
-    make(conn, no, update("bulk_data_export", {"cooldown_seconds": 60}))
+    make(conn, no, updated("suspicious_ip_change", {"enabled": True}))
+    make(conn, no, updated("bulk_data_export", {"cooldown_seconds": 60}))
 
     rules = read_rules(conn, no).rules
 
@@ -209,7 +212,7 @@ def test_rules_keep_their_order_of_creation_whatever_the_clocks_say(conn: Connec
     rules = [a_rule() for _ in range(5)]
 
     times = [make(conn, no, created(rule, at=NOW + n * step)).created_at for n, rule in enumerate(rules)]
-    make(conn, no, update(rules[0].id, {"name": "changed"}))
+    make(conn, no, updated(rules[0].id, {"name": "changed"}))
 
     assert times == sorted(set(times))
     assert all(time.microsecond % 1000 == 0 for time in times), "an answer shows milliseconds"
@@ -224,7 +227,7 @@ def test_rules_of_another_project_are_none(conn: Connection, no: int) -> None:
     rule = a_rule()
     make(conn, no, created(rule))
 
-    for decide in (update(rule.id, {"name": "mine"}), deletion(rule.id)):
+    for decide in (updated(rule.id, {"name": "mine"}), deletion(rule.id)):
         with pytest.raises(NotFound):
             change(stranger, decide).run(conn)
         conn.rollback()
@@ -251,6 +254,24 @@ def test_a_plan_has_so_many_custom_rules(conn: Connection, no: int, limit: int) 
         make(conn, no, created(a_rule(), limit=limit))
 
 
+def test_rules_beyond_a_smaller_plan_go_on_counting_until_they_are_switched_off(conn: Connection, no: int) -> None:
+    rules = [a_rule() for _ in range(3)]
+    for rule in rules:
+        make(conn, no, created(rule))
+
+    for fields in ({"threshold": 7}, {"enabled": True, "name": "renamed"}, {"enabled": False}, {"cooldown_seconds": 1}):
+        make(conn, no, updated(rules[0].id, fields, limit=2))
+    with pytest.raises(AlertRuleLimitReached):
+        change(no, updated(rules[0].id, {"enabled": True}, limit=2)).run(conn)
+    conn.rollback()
+
+    now = by_id(rules_at(conn, no, 1000))
+    assert [now[rule.id].rule.enabled for rule in rules] == [False, True, True]
+    make(conn, no, deletion(rules[2].id))
+    make(conn, no, updated(rules[0].id, {"enabled": True}, limit=2))
+    assert by_id(rules_at(conn, no, 1000))[rules[0].id].rule.enabled
+
+
 def test_of_two_that_are_made_at_the_same_time_the_last_one_allowed_is_one(
     database_url: str, conn: Connection, other: Connection, no: int
 ) -> None:
@@ -258,7 +279,7 @@ def test_of_two_that_are_made_at_the_same_time_the_last_one_allowed_is_one(
 
     with ThreadPoolExecutor(1) as threads:
         second = threads.submit(change(no, created(a_rule(), limit=1)).run, other)
-        _wait_for_a_lock(database_url)
+        block_for_a_lock(database_url)
         conn.commit()
         with pytest.raises(AlertRuleLimitReached):
             second.result(10)
@@ -270,13 +291,13 @@ def test_of_two_that_are_made_at_the_same_time_the_last_one_allowed_is_one(
 @pytest.mark.parametrize("field", ["name", "action_pattern", "threshold", "window_seconds", "group_by", "distinct"])
 def test_a_built_in_lets_two_fields_change(conn: Connection, no: int, field: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        change(no, update("auth_brute_force", {"enabled": False, field: None})).run(conn)
+        change(no, updated("auth_brute_force", {"enabled": False, field: None})).run(conn)
 
     assert [detail.field for detail in refused.value.details] == [field]
 
 
 @pytest.mark.parametrize(
-    "decide", [update("auth_brute_force", {"cooldown_seconds": 604_801}), created(a_rule(name=""))]
+    "decide", [updated("auth_brute_force", {"cooldown_seconds": 604_801}), created(a_rule(name=""))]
 )
 def test_what_no_rule_may_be_is_refused(conn: Connection, no: int, decide: Decision) -> None:
     with pytest.raises(InvalidRequest):
@@ -296,7 +317,7 @@ def test_a_built_in_is_not_deleted(conn: Connection, no: int) -> None:
 def test_the_record_of_a_change_says_who_changed_what(conn: Connection, no: int) -> None:
     rule = a_rule(distinct=Distinct.IP_ADDRESS)
     make(conn, no, created(rule))
-    make(conn, no, update(rule.id, {"distinct": None, "threshold": 21}))
+    make(conn, no, updated(rule.id, {"distinct": None, "threshold": 21}))
     make(conn, no, deletion(rule.id))
 
     first, second, third = audit(conn, no)
@@ -328,8 +349,8 @@ def test_changing_nothing_writes_nothing(conn: Connection, no: int) -> None:
     rule = a_rule()
     made = make(conn, no, created(rule))
 
-    assert make(conn, no, update(rule.id, {"threshold": 20, "name": "guessing"})) == made
-    make(conn, no, update("auth_brute_force", {"enabled": True, "cooldown_seconds": 3600}))
+    assert make(conn, no, updated(rule.id, {"threshold": 20, "name": "guessing"})) == made
+    make(conn, no, updated("auth_brute_force", {"enabled": True, "cooldown_seconds": 3600}))
 
     assert len(audit(conn, no)) == 1
     assert conn.execute("SELECT count(*) FROM alert_rules").fetchone() == (1,)
@@ -337,7 +358,7 @@ def test_changing_nothing_writes_nothing(conn: Connection, no: int) -> None:
 
 def test_a_change_that_is_run_again_after_its_commit_was_lost_is_made_once(conn: Connection, no: int) -> None:
     rule = a_rule()
-    for decide in (created(rule, limit=1), update(rule.id, {"threshold": 5}), deletion(rule.id)):
+    for decide in (created(rule, limit=1), updated(rule.id, {"threshold": 5}), deletion(rule.id)):
         again = change(no, decide)
         first = again.run(conn)
         conn.commit()  # … of which the service did not hear
@@ -351,26 +372,17 @@ def test_two_changes_of_one_rule_at_the_same_time_are_both_made(
 ) -> None:
     rule = a_rule()
     make(conn, no, created(rule))
-    change(no, update(rule.id, {"name": "renamed"})).run(conn)
+    change(no, updated(rule.id, {"name": "renamed"})).run(conn)
 
     with ThreadPoolExecutor(1) as threads:
-        second = threads.submit(change(no, update(rule.id, {"threshold": 5})).run, other)
-        _wait_for_a_lock(database_url)
+        second = threads.submit(change(no, updated(rule.id, {"threshold": 5})).run, other)
+        block_for_a_lock(database_url)
         conn.commit()
         second.result(10)
         other.commit()
 
     assert by_id(rules_at(conn, no, 3))[rule.id].rule == replace(rule, name="renamed", threshold=5)
     assert by_id(rules_at(conn, no, 2))[rule.id].rule == replace(rule, name="renamed")
-
-
-def _wait_for_a_lock(url: str) -> None:
-    with psycopg.connect(url, autocommit=True) as watcher:
-        wait_until(
-            lambda: watcher.execute(
-                "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-            ).fetchall()
-        )
 
 
 # -- the states of alerts ------------------------------------------------------------------------------------------
@@ -462,7 +474,7 @@ def test_of_two_who_acknowledge_it_at_the_same_time_one_has_done_it(
 
     with ThreadPoolExecutor(1) as threads:
         second = threads.submit(moved(project, alert, AlertStatus.ACKNOWLEDGED), other)
-        _wait_for_a_lock(database_url)
+        block_for_a_lock(database_url)
         conn.commit()
         with pytest.raises(Conflict):
             second.result(10)

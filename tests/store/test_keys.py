@@ -14,7 +14,7 @@ import pytest
 
 from logstitch.model import Plan
 from logstitch.store import keys, projects
-from tests.support.own_server import SOON
+from tests.support.locks import block_for_a_lock
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 Connection = psycopg.Connection[Any]
@@ -49,18 +49,6 @@ def used_at(conn: Connection) -> dict[UUID, datetime]:
     return dict(conn.execute("SELECT key_id, last_used_at FROM keys").fetchall())
 
 
-def wait_for_a_lock(conn: Connection, pid: int) -> None:
-    """Until the server says that the backend waits for one."""
-    for _ in range(int(SOON * 1000)):
-        row = conn.execute(
-            "SELECT wait_event_type = 'Lock', pg_sleep(0.001) FROM pg_stat_activity WHERE pid = %s", [pid]
-        ).fetchone()
-        conn.rollback()
-        if row is not None and row[0]:
-            return
-    pytest.fail("it never waited")
-
-
 def test_keys_are_marked_in_one_order_so_that_two_processes_cannot_wait_for_each_other(
     database_url: str, conn: Connection
 ) -> None:
@@ -74,7 +62,7 @@ def test_keys_are_marked_in_one_order_so_that_two_processes_cannot_wait_for_each
         thread = threading.Thread(target=keys.mark_used, args=(conn, dict.fromkeys(reversed(made), NOW)))
         thread.start()
         try:
-            wait_for_a_lock(looker, conn.info.backend_pid)
+            block_for_a_lock(database_url)
 
             # then it waits for the last with all others in hand: nobody who is behind it can be before it.
             free = looker.execute("SELECT key_id FROM keys FOR UPDATE SKIP LOCKED").fetchall()
@@ -96,12 +84,12 @@ def test_a_mark_moves_forward_only_and_leaves_other_keys_alone(conn: Connection)
 
 def test_a_mark_does_not_go_back_behind_one_that_it_waited_for(database_url: str, conn: Connection) -> None:
     (key,) = make_keys(conn, 1)
-    with psycopg.connect(database_url) as other, psycopg.connect(database_url) as looker:
+    with psycopg.connect(database_url) as other:
         keys.mark_used(other, {key: NOW + timedelta(seconds=9)})
         thread = threading.Thread(target=keys.mark_used, args=(conn, {key: NOW}))
         thread.start()
         try:
-            wait_for_a_lock(looker, conn.info.backend_pid)
+            block_for_a_lock(database_url)
         finally:
             other.commit()
             thread.join()

@@ -24,7 +24,7 @@ from logstitch.store import redaction as store
 from logstitch.store.database import Connection
 from logstitch.store.redaction import BuiltinRow, RuleRow
 from tests.support.ingest import event
-from tests.support.service import wait_until
+from tests.support.locks import block_for_a_lock
 
 NOW = datetime(2026, 11, 23, 8, 0, 0, 123000, tzinfo=UTC)
 ADA = UUID(int=7)
@@ -273,13 +273,9 @@ def test_two_changes_of_one_rule_at_the_same_time_are_both_made(
     conn.commit()
     change(no, update(str(made.id), {"name": "renamed"})).run(conn)
 
-    with ThreadPoolExecutor(1) as threads, psycopg.connect(database_url, autocommit=True) as watcher:
+    with ThreadPoolExecutor(1) as threads:
         second = threads.submit(change(no, update(str(made.id), {"behavior": "hash"})).run, other)
-        wait_until(
-            lambda: watcher.execute(
-                "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-            ).fetchall()
-        )
+        block_for_a_lock(database_url)
         conn.commit()
         second.result(10)
         other.commit()

@@ -473,14 +473,9 @@ class WellBeing:
     """Health, as the operations app asks for it; a test says how things are."""
 
     def __init__(self) -> None:
-        self.draining = False
-        self.alive = True
         self.reasons: list[Detail] = []
         self.all: list[ActorHealth] = []
         self.numbers: dict[str, float] = {}
-
-    def live(self) -> bool:
-        return self.alive
 
     def not_ready(self) -> Sequence[Detail]:
         return self.reasons

@@ -11,6 +11,7 @@ DIR is what ``--data`` names. PostgreSQL's own account owns the cluster and the 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from logstitch.errors import ConfigurationError
+from logstitch.errors import CannotStartNow, ConfigurationError
 from logstitch.store.cluster.account import Account, choose_account, may_enter
 from logstitch.store.cluster.installation import Installation, reachable
 
@@ -115,7 +116,8 @@ def prepare_home(data: Path, installation: Installation) -> Home:
         data.mkdir(mode=0o755, parents=True, exist_ok=True)
         data = data.resolve(strict=True)
     except OSError as error:
-        raise ConfigurationError(f"The data directory {data} cannot be made: {error.strerror}. {elsewhere}") from error
+        kind = CannotStartNow if error.errno in (errno.ENOSPC, errno.EDQUOT) else ConfigurationError
+        raise kind(f"The data directory {data} cannot be made: {error.strerror}. {elsewhere}") from error
     if not os.access(data, os.W_OK | os.X_OK):
         raise ConfigurationError(f"The data directory {data} is not writable for this user. {elsewhere}")
     account = choose_account(data)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 
-from logstitch.errors import ConfigurationError
+from logstitch.errors import CannotStartNow, ConfigurationError
 from logstitch.store.cluster.home import ROLE, SUPERUSER, Home
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
@@ -39,7 +39,7 @@ ROLE_SETTINGS: Mapping[str, str] = {
 def make_cluster(home: Home, directory: Path, *options: str) -> None:
     """``initdb`` with ``options`` into the new directory ``directory``, then the service's role and database.
 
-    Through files and single-user mode only, so nobody can connect before it is finished. Raises ``ConfigurationError``.
+    Through files and single-user mode only, so nobody can connect before it is finished. Raises ``CannotStartNow``.
     """
     directory.mkdir(mode=0o700)
     home.account.own(directory)
@@ -69,7 +69,7 @@ def _run(home: Home, program: str, arguments: list[str], *, statements: str = ""
     )
     if done.returncode != 0:
         said = " / ".join(done.stdout.split("\n")[-6:]).strip(" /")
-        raise ConfigurationError(f"{program} could not make the database in {home.data}: {said}")
+        raise CannotStartNow(f"{program} could not make the database in {home.data}: {said}")
 
 
 def ensure_cluster(home: Home) -> None:
