@@ -389,7 +389,7 @@ away("ensure_secret")
 cli.main()
 """
     with running_service(
-        command=("-c", script), keys=NOBODY, extra={"LOGSTITCH_DATABASE_URL": database_url}
+        command=("-c", script), keys=NOBODY, extra={"LOGSTITCH_DATABASE_URL": blank_database_url}
     ) as service:
         assert service.log_text().count("service.database_away") == 2
         assert "project_key" in service.log_text()
