@@ -40,6 +40,7 @@ from logstitch.config import (
 )
 from logstitch.errors import CannotStartNow, ConfigurationError, LogStitchError
 from logstitch.model import Plan
+from logstitch.times import format_moment
 
 if TYPE_CHECKING:  # what takes long to import is imported by the commands that need it
     from logstitch.store.database import Connection, Database
@@ -760,9 +761,11 @@ def _show_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return format_moment(value)  # as the API does
     return value if value is None or isinstance(value, str | int | bool) else str(value)
 
 
 def main() -> None:
     """The entry point of the ``logstitch`` command."""
-    app()
+    app(prog_name="logstitch")

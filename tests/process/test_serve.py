@@ -131,6 +131,7 @@ def test_changes_answer_in_json_too(blank_database_url: str) -> None:
     assert key["key"].startswith(revoked["prefix"])
     rotated = run("key", "rotate-viewer-secret")
     assert rotated["rotated_at"] < rotated["former_tokens_hold_until"]
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", rotated["rotated_at"]), "as the API writes it"
     assert run("key", "rotate-viewer-secret", "--revoke-former")["former_tokens_hold_until"] is None
 
 
@@ -221,7 +222,7 @@ def test_a_port_in_use_is_said_at_once(database_url: str) -> None:
 def test_help_helps(arguments: list[str]) -> None:
     done = command(*arguments, "--help")
     assert done.returncode == 0
-    assert "Usage" in done.stdout
+    assert " ".join(["Usage: logstitch", *arguments]) in done.stdout
 
 
 def test_without_a_database_it_lives_is_not_ready_and_heals() -> None:

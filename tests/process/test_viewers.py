@@ -113,13 +113,13 @@ def test_secrets_are_rotated_with_overlap_or_without(workers: Service) -> None:
 
 
 @pytest.mark.slow
-def test_tokens_outlive_the_service_but_not_the_deployment(service: Service, database_url: str) -> None:
+def test_tokens_outlive_the_service_but_not_the_deployment(service: Service, blank_database_url: str) -> None:
     token = mint(service)
     service.stop()
 
     with running_service(database_url=service.database_url, keys=service.keys) as restarted:
         assert get(restarted, token).status_code == 200
-    with running_service(database_url=database_url) as another:
+    with running_service(database_url=blank_database_url) as another:
         assert get(another, token).status_code == 401
 
 
