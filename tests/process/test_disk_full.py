@@ -29,7 +29,8 @@ DISK_BYTES = 1024**3
 @pytest.fixture
 def disk() -> Iterator[Path]:
     """A small file system of this test's own, in memory."""
-    with tempfile.TemporaryDirectory(prefix="logstitch-disk-") as name:
+    # Another mount namespace may still hold the directory for a moment; an empty one that stays does no harm.
+    with tempfile.TemporaryDirectory(prefix="logstitch-disk-", ignore_cleanup_errors=True) as name:
         command = ["/bin/mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=755", "tmpfs", name]
         try:
             subprocess.run(command, check=True, stderr=subprocess.PIPE, text=True)
