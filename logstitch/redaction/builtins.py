@@ -268,7 +268,7 @@ def _in_identifier(data: bytes, first: int, last: int) -> bool:
 _SSN = r"[0-9]{{3}}[{d}][0-9]{{2}}[{d}][0-9]{{4}}"
 _SSN_EXACT = re.compile(rb"(?<![0-9])(?!000|666|9)[0-9]{3}-(?!00)[0-9]{2}-(?!0000)[0-9]{4}(?![0-9])")
 
-_PHONE = r"[2-9][0-9]{{2}}\)?[{s}.{d}]?[2-9][0-9]{{2}}[{s}.{d}]?[0-9]{{4}}"
+_PHONE = r"[2-9][0-9]{{2}}[){p}]?[{s}.{d}]?[2-9][0-9]{{2}}[{s}.{d}]?[0-9]{{4}}"
 _PHONE_EXACT = re.compile(
     rb"(?<![0-9])(?:\+?1[ .-]?)?"
     rb"(?:\((?![2-9]11|[2-9]9)[2-9][0-9]{2}\)[ .-]?|(?![2-9]11|[2-9]9)[2-9][0-9]{2}[ .-]?)"
@@ -564,12 +564,20 @@ _NO_DIGIT = r"(?:^|[^0-9])"
 _NO_WORD = r"(?:^|[^0-9A-Za-z]|\\[bfnrt])"  # what may stand before a word, also as an escape of JSON
 
 
-def suspicion(slug: str, spaces: str = " ", dashes: str = "-") -> str:
-    """RE2 syntax. ``spaces`` and ``dashes`` are put into character classes, a plain ``-`` at their end.
+_BEFORE_PUNCTUATION: Final[Mapping[str, str]] = {"jwt": "eyJ", "bearer_token": r"(?:(?i:bearer)|ya29)"}
+"""What a match that has such punctuation in it, or at its end, begins with."""
 
-    No match goes beyond the text that caused it, save that one may begin with the character before.
+
+def suspicion(slug: str, spaces: str = " ", dashes: str = "-", punctuation: str = "") -> str:
+    """RE2 syntax. ``spaces``, ``dashes`` and ``punctuation`` are put into character classes, a plain ``-`` at the end
+    of ``dashes``. ``punctuation`` are characters that folding makes punctuation of, but for a single ``.`` and for any
+    ``@``, ``+``, ``-``, ``/`` or ``_``.
+
+    No match goes beyond the text, or the event, that caused it, save that one may begin with the character before.
     """
-    pattern = _SUSPICIONS[slug].format(s=spaces, d=dashes, b=_NO_WORD)
+    pattern = _SUSPICIONS[slug].format(s=spaces, d=dashes, b=_NO_WORD, p=punctuation)
+    if punctuation and slug in _BEFORE_PUNCTUATION:
+        pattern += rf"|{_BEFORE_PUNCTUATION[slug]}[^\x00]*[{punctuation}]"
     # In folded text, a digit before a card may be a superscript that sets it apart; in JSON, that is seen as it is.
     return _NO_DIGIT + pattern if slug == "credit_card" and spaces != " " else pattern
 

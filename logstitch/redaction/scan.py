@@ -46,8 +46,27 @@ UNCHANGED: Final = (
 SPACES: Final = "\\x{A0}\\x{2000}-\\x{200A}\\x{202F}\\x{3000}"
 DASHES: Final = "\\x{2010}-\\x{2015}\\x{2212}\\x{301C}"
 
+# What folding changes, and no built-in minds, since it becomes punctuation that is a part of none (``suspicion`` knows
+# where it may be): as it stands between the words of Chinese and Japanese, and three dots.
+PUNCTUATION: Final = (
+    "\\x{2026}\\x{FF01}\\x{FF02}\\x{FF05}\\x{FF06}-\\x{FF0A}\\x{FF0C}\\x{FF1A}-\\x{FF1F}\\x{FF3B}-\\x{FF3D}\\x{FF40}"
+    "\\x{FF5B}-\\x{FF5E}"
+)
+# Letters without case and flags, which are a part of no match, either, but for those that folding makes something else
+# of; and what shows nothing, where it stands behind such a letter or a picture, which part what is around it anyway.
+LETTERS: Final = "\\p{Lo}\\p{Mc}\\x{1F1E6}-\\x{1F1FF}\\x{1F7E0}-\\x{1F7EB}\\x{1FA70}-\\x{1FAFF}"
+NO_LETTERS: Final = "\\x{AA}\\x{BA}\\x{115F}\\x{1160}\\x{3164}\\x{FC5E}-\\x{FC63}\\x{FE70}-\\x{FE7F}\\x{FFA0}"
+PICTURES: Final = (
+    "\\x{2190}-\\x{2211}\\x{2213}-\\x{2328}\\x{232B}-\\x{23FF}\\x{2500}-\\x{2775}\\x{2793}-\\x{27FF}"
+    "\\x{1F300}-\\x{1F64F}\\x{1F680}-\\x{1F6FF}\\x{1F900}-\\x{1F9FF}"
+)
+_MARKS: Final = "\\p{Mn}\\x{200C}\\x{200D}"
+
 _ASCII: Final = "\\x00\\t\\n\\r\\x20-\\x7e"  # NUL only separates: in JSON it is escaped
-_FOLDED: Final = f"[^{_ASCII}{UNCHANGED}{SPACES}{DASHES}]"
+_FOLDED: Final = (
+    f"[^{_ASCII}{UNCHANGED}{SPACES}{DASHES}{PUNCTUATION}{LETTERS}{_MARKS}]|[{NO_LETTERS}]"
+    f"|[^{LETTERS}{PICTURES}{_MARKS}][{_MARKS}]"
+)
 _FOLDED_OR_SEPARATOR: Final = f"[^{_ASCII}{UNCHANGED}]"
 _CONTROL_ESCAPE: Final = r"\\[ubf]"
 _ANY_ESCAPE: Final = r"\\"
@@ -113,7 +132,7 @@ class Scan(NamedTuple):
 def builtin_scan(slugs: Iterable[str], *, json: bool) -> Scan | None:
     """For the enabled built-ins, in JSON or in single texts; None for none."""
     if json:
-        patterns = [suspicion(slug, " " + SPACES, DASHES + "-") for slug in slugs]
+        patterns = [suspicion(slug, " " + SPACES, DASHES + "-", PUNCTUATION) for slug in slugs]
         if patterns:
             patterns += [_FOLDED, _CONTROL_ESCAPE, _EXPONENT]
     else:

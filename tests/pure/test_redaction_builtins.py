@@ -10,8 +10,10 @@ import time
 import unicodedata
 from unicodedata import category
 
+import orjson
 import phonenumbers
 import pytest
+import re2
 import stdnum.us.ssn
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,7 +26,7 @@ from logstitch.redaction.builtins import FINDERS, luhn
 from logstitch.redaction.engine import redact
 from logstitch.redaction.folding import fold, fold_char
 from logstitch.redaction.rules import DEFAULT_BUILTINS, compile_rules
-from logstitch.redaction.scan import DASHES, SPACES, UNCHANGED
+from logstitch.redaction.scan import DASHES, LETTERS, NO_LETTERS, PUNCTUATION, SPACES, UNCHANGED, builtin_scan
 
 CARD = "4111111111111111"
 BEARER = compile_rules([state for state in DEFAULT_BUILTINS if state.slug == "bearer_token"], (), secret=b"s")
@@ -386,6 +388,49 @@ def test_the_ranges_that_are_said_not_to_change_do_not() -> None:
     assert [char for char in unchanged if char in joining or unicodedata.normalize("NFC", char) != char] == []
     assert {fold_char(char) for char in characters(SPACES)} == {" "}
     assert {fold_char(char) for char in characters(DASHES)} == {"-"}
+    # Single dots, and these signs, may be a part of what is found.
+    assert not {fold_char(char) for char in characters(PUNCTUATION)} & set(". @+-/_0123456789abcdef")
+    assert all(re.fullmatch(r"[!-/:-@[-`{-~]+", fold_char(char)) for char in characters(PUNCTUATION))
+    letters, others = (re2.compile(f"[{ranges}]") for ranges in (LETTERS, NO_LETTERS))
+    every = (chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000)
+    assert [c for c in every if fold_char(c) != c and letters.search(c) and not others.search(c)] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "登录失败，请重试！（错误 42）：超时…",
+        "ログインに失敗しました。再試行しますか？～終わり",
+        "हिन्दी में लिखा हुआ संदेश",
+        "ข้อความภาษาไทยที่ยาวกว่านี้",
+        "می‌خواهم وارد شوم",
+        "done ❤️ 👨‍👩‍👧 🇩🇪 ✔️",
+    ],
+)
+def test_text_of_other_scripts_needs_no_closer_look(text: str) -> None:
+    scan = builtin_scan(FINDERS, json=True)
+    assert scan is not None
+    assert fold(text) != text
+    assert list(scan.suspects([orjson.dumps({"name": text})])) == [[]]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "4111❤\ufe0f1111\ufe0f11111111",
+        "4111111\u0301111111111",
+        "Bearer abcdefg…1",
+        "Bearer：abcdefgh1",
+        "eyJhbGci.eyJzdWIi…",
+        "ya29.abcdefg…abcdefghij1",
+        "(212）555-0123",
+        "AKIAIOSF\u200dODNN7EXAMPLE",
+    ],
+)
+def test_what_hides_something_gets_one(text: str) -> None:
+    scan = builtin_scan(FINDERS, json=True)
+    assert scan is not None
+    assert list(scan.suspects([orjson.dumps({"name": text})])) == [[0]]
 
 
 @pytest.mark.parametrize("zero", [0x10D40, 0x11F50, 0x16130, 0x1E4F0, 0x1E5F1], ids=hex)
