@@ -304,7 +304,7 @@ def _details_of_batch(error: ValidationError, batch: list[Any]) -> list[Detail]:
         return errors_to_details(error)
     details: list[Detail] = []
     for index, event in enumerate(batch):
-        details += _unknown_fields(event, str(index))
+        details += unknown_fields(event, str(index))
         if len(details) >= MAX_DETAILS:
             return details[:MAX_DETAILS]
     return errors_to_details(error)
@@ -319,14 +319,15 @@ _SCHEMAS: Final[Mapping[str, frozenset[str]]] = {
 }
 
 
-def _unknown_fields(event: object, prefix: str) -> list[Detail]:
-    """The unknown fields of one item, at most a hundred, by set arithmetic instead of through pydantic."""
+def unknown_fields(event: object, prefix: str) -> list[Detail]:
+    """The unknown fields of one event, at most a hundred, by set arithmetic instead of through pydantic."""
     if type(event) is not dict:
         return []
     parts: list[tuple[str, str, object]] = [("", prefix, event)]
     for name, value in event.items():
         if name == "changes" and type(value) is list:
-            parts += [(name, f"{prefix}.{name}.{i}", change) for i, change in enumerate(value)]
+            # A list that is longer is refused for that, and nobody looks behind its end.
+            parts += [(name, f"{prefix}.{name}.{i}", change) for i, change in enumerate(value[:MAX_CHANGES])]
         elif name in _SCHEMAS:
             parts.append((name, f"{prefix}.{name}", value))
     details: list[Detail] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
@@ -23,6 +23,7 @@ from logstitch.http import examples
 from logstitch.http.cursors import Cursors, Listing
 from logstitch.http.endpoints import About, Call, Endpoint, RequestBody, Success
 from logstitch.http.responses import Reply, page, resource, time_text
+from logstitch.http.samples import Samples
 from logstitch.http.schemas.common import AnyObject, ProjectPageQuery, ProjectQuery, parse_uuid, read_as
 from logstitch.http.schemas.redaction import (
     BuiltinRuleAnswer,
@@ -37,7 +38,7 @@ from logstitch.http.schemas.redaction import (
     UpdateRuleBody,
 )
 from logstitch.http.services import Services
-from logstitch.model import MAX_BODY_BYTES, metadata_error, validate
+from logstitch.model import validate
 from logstitch.redaction.definitions import Behavior, RuleType
 from logstitch.redaction.rules import setting_errors
 
@@ -47,7 +48,6 @@ _NOT_OF_BUILTINS = ("name", "pattern", "fields")
 
 _CREATE: TypeAdapter[CreateRuleBody] = TypeAdapter(CreateRuleBody)
 _UPDATE: TypeAdapter[UpdateRuleBody] = TypeAdapter(UpdateRuleBody)
-_TRY: TypeAdapter[TryRulesBody] = TypeAdapter(TryRulesBody)
 
 
 class RedactionRules:
@@ -55,6 +55,7 @@ class RedactionRules:
 
     def __init__(self, services: Services) -> None:
         self._redaction = services.redaction
+        self._samples = Samples(services.limits)
         self._cursors = Cursors(services.cursor_key)
 
     async def list(self, call: Call, body: bytes) -> Reply:
@@ -112,15 +113,12 @@ class RedactionRules:
 
     async def test(self, call: Call, body: bytes) -> Reply:
         """``POST /api/v1/redaction/test``."""
-        wanted = read_as(_TRY, body, most=MAX_BODY_BYTES)  # an event is in it
-        event: Mapping[str, Any] = wanted["event"]
-        if (message := metadata_error(event.get("metadata"))) is not None:
-            raise InvalidRequest.on("event.metadata", message)
+        wanted = await self._samples.read(body)
         drafts = [
             draft_of(rule.get("name", f"rules.{index}"), rule) for index, rule in enumerate(wanted.get("rules", ()))
         ]
         tried = await self._redaction.ask(
-            call.in_project.no, TryRules(event, tuple(drafts)), timeout=call.seconds_left()
+            call.in_project.no, TryRules(wanted["event"], tuple(drafts)), timeout=call.seconds_left()
         )
         fields = {
             "event": tried.event,
@@ -301,7 +299,7 @@ def endpoints(services: Services) -> tuple[Endpoint, ...]:
             "event. Nothing is stored. Few samples are tried at a time: `unavailable` asks for another try.",
             about=About.PROJECT,
             query=ProjectQuery,
-            body=RequestBody(_TRY, {"a sample and a rule": examples.SAMPLE_IN}),
+            body=RequestBody(TypeAdapter(TryRulesBody), {"a sample and a rule": examples.SAMPLE_IN}),
             success=Success(
                 200,
                 "The sample, and what was changed.",

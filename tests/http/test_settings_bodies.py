@@ -4,6 +4,7 @@ mistakes hold up nobody."""
 from __future__ import annotations
 
 import re
+import threading
 from uuid import uuid4
 
 import orjson
@@ -11,9 +12,10 @@ import pytest
 
 from logstitch import gate
 from logstitch.actors.messages.projects import Project
-from logstitch.http import endpoints, examples
+from logstitch.http import endpoints, examples, samples
 from logstitch.http.api import create_app
 from logstitch.http.schemas.common import MAX_SETTINGS_BYTES
+from logstitch.http.services import Limits
 from tests.support.client import Client
 from tests.support.world import World
 
@@ -64,6 +66,45 @@ async def test_what_fits_is_taken_however_it_is_spelled(master: Client, project:
     answer = await master.request("POST", "/api/v1/redaction/rules", body=body)
 
     assert answer.status == 201, answer.body
+
+
+K = 1024
+LARGE_MISTAKES = {
+    "fields of the event": ({"event": {f"k{n}": 0 for n in range(60 * K)}}, 100),
+    "fields of a change": ({"event": {"changes": [{f"k{n}": 0 for n in range(60 * K)}]}}, 100),
+    "other fields": ({"event": {}, **{f"k{n}": 0 for n in range(60 * K)}}, 0),
+    "fields of a rule": ({"event": {}, "rules": [{f"k{n}": 0 for n in range(60 * K)}]}, 0),
+}
+
+
+@pytest.mark.parametrize("mistake", LARGE_MISTAKES)
+async def test_what_is_wrong_with_a_large_sample_is_told_by_no_schema(
+    mistake: str, master: Client, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample, named = LARGE_MISTAKES[mistake]
+    monkeypatch.setattr(samples, "_SCHEMA", None)
+
+    answer = await master.post("/api/v1/redaction/test", sample)
+
+    assert (answer.status, answer.code) == (400, "validation_error")
+    assert len(answer.json()["error"].get("details", ())) == named
+
+
+async def test_a_large_sample_is_read_in_a_thread(
+    master: Client, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, loop, threads = samples.read_sample, threading.get_ident(), list[int]()
+
+    def read_and_tell(body: bytes) -> object:
+        threads.append(threading.get_ident())
+        return read(body)
+
+    monkeypatch.setattr(samples, "read_sample", read_and_tell)
+    for size in (1, Limits().thread_bytes):
+        answer = await master.post("/api/v1/redaction/test", {"event": {"metadata": {"a": ["x" * size]}}})
+        assert answer.status == (200 if size == 1 else 400)  # metadata has 32 KiB at most
+
+    assert threads[0] == loop != threads[1]
 
 
 async def test_an_event_to_be_tried_may_be_larger(master: Client, project: Project) -> None:

@@ -75,18 +75,17 @@ def check(schema: type[B], value: object) -> B:
 
 def read_object(schema: type[B], body: bytes) -> B:
     """A JSON body as ``schema``; raises ``InvalidRequest``."""
-    return check(schema, _parsed(body, MAX_SETTINGS_BYTES))
+    return check(schema, _parsed(body))
 
 
-def read_as(schema: TypeAdapter[T], body: bytes, *, most: int = MAX_SETTINGS_BYTES) -> T:
-    """A JSON body that is an object of at most ``most`` bytes, by a schema that has no class; raises
-    ``InvalidRequest``."""
-    return validate(schema, _parsed(body, most))
+def read_as(schema: TypeAdapter[T], body: bytes) -> T:
+    """A JSON body that is an object, by a schema that has no class; raises ``InvalidRequest``."""
+    return validate(schema, _parsed(body))
 
 
-def _parsed(body: bytes, most: int) -> object:
-    if len(body) > most:
-        raise InvalidRequest(f"The body is larger than any that fits: it has at most {most // 1024} KiB.")
+def _parsed(body: bytes) -> object:
+    if len(body) > MAX_SETTINGS_BYTES:
+        raise InvalidRequest(f"The body is larger than any that fits: it has at most {MAX_SETTINGS_BYTES // 1024} KiB.")
     value = gate.parse(body)
     if type(value) is not dict:
         raise InvalidRequest("The body must be a JSON object.")
