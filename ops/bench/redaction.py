@@ -44,6 +44,13 @@ SEED = 7
 SECRET = bytes(32)
 CARD = "4111 1111 1111 1111"
 AWS_KEY = "AKIAIOSFODNN7EXAMPLE"
+SENTENCES = (
+    "登录失败，请稍后重试！（密码错误）",
+    "ログインに失敗しました。再試行しますか？",
+    "प्रवेश विफल रहा, कृपया पुनः प्रयास करें",
+    "การเข้าสู่ระบบล้มเหลว โปรดลองอีกครั้ง",
+    "deployed 🚀 looks good ❤️ 👨‍👩‍👧 …",
+)
 
 # What companies look for, and what their events do not hold.
 _PATTERNS = r"""
@@ -99,6 +106,13 @@ def batch(dirty: float) -> list[dict[str, Any]]:
     return events
 
 
+def in_other_scripts(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The events, each with a sentence that is not English."""
+    for index, event in enumerate(events):
+        event["metadata"]["note"] = SENTENCES[index % len(SENTENCES)]
+    return events
+
+
 def rules(patterns: Sequence[str] = (), *, builtins: Sequence[BuiltinState] = DEFAULT_BUILTINS) -> RuleSet:
     """Compiled from what would be accepted when it is saved."""
     custom = [
@@ -139,6 +153,8 @@ def cases() -> list[tuple[str, list[dict[str, Any]], RuleSet, str, Callable[[lis
         ("no rules", batch(0), RuleSet(), "", dirt(0)),
         ("clean, default rules", batch(0), default, "≤ 3", dirt(0)),
         ("clean, default rules and 20 patterns", batch(0), twenty, "≤ 10", dirt(0)),
+        ("clean, in other scripts, default rules", in_other_scripts(batch(0)), default, "≤ 3", dirt(0)),
+        ("clean, in other scripts, default rules and 20 patterns", in_other_scripts(batch(0)), twenty, "", dirt(0)),
         ("1 % dirty, default rules", batch(0.01), default, "", dirt(0.01)),
         ("1 % dirty, default rules and 20 patterns", batch(0.01), twenty, "", dirt(0.01)),
         ("100 % dirty, default rules", batch(1), default, "", dirt(1)),
