@@ -1,32 +1,34 @@
 """The claimer: one actor a process that makes the events of anonymous streams a project's.
 
-It reads the stream, takes it through the project's rules and encodes it, all before the transaction, in slices; then it
-tries. Where the stream has grown meanwhile, or the rules have changed, it does what is left to do and tries again. The
-tables alone decide who wins, so claimers of other processes need not know of each other.
+It reads the stream, takes it through the project's rules and encodes it, all before the transaction: in slices, or in a
+child process of low priority where that takes long. Then it tries. Where the stream has grown meanwhile, or the rules
+have changed, it does what is left to do and tries again. The tables alone decide who wins, so claimers of other
+processes need not know of each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple, TypeVar
 
 import structlog
 import trio
 
 from logstitch import metrics
 from logstitch.actors.bounds import HOLD_SECONDS, THREAD_BYTES
+from logstitch.actors.child import ChildFailed, open_child
 from logstitch.actors.mailbox import Envelope, Mailbox
 from logstitch.actors.messages.streams import ClaimStream, StreamClaimed
 from logstitch.actors.queueing import answer_together
 from logstitch.errors import LogStitchError, StreamNotFound, Unavailable
 from logstitch.ids import UlidMint
+from logstitch.recording import claimchild
 from logstitch.recording.claiming import Claimed, ClaimOrder, Grown, RulesChanged, StreamClaim, prepare_claim
 from logstitch.recording.preparation import PreparedEvent
 from logstitch.recording.rules import RuleBook, read_rules
 from logstitch.recording.streams import ended
 from logstitch.redaction.engine import RuleSet
-from logstitch.redaction.turns import result_of
 from logstitch.store import streams as store
 from logstitch.store.database import Connection, Database
 from logstitch.store.streams import EventRow, StreamRow
@@ -43,11 +45,26 @@ TRIES: Final = 10
 CLAIM_SECONDS: Final = 5.0
 """How long one attempt of the transaction may take, and a second more for so many events:"""
 EVENTS_A_SECOND: Final = 4_000
+CHILD_EVENTS: Final = 1_000
+"""Beyond which events are prepared in a child process, as they are where one has ``THREAD_BYTES``. To start one costs
+as much as to prepare some thousand, and a stream that keeps to its quota has 800 at most."""
+ANSWER_SECONDS: Final = 60.0
+"""For a child to prepare some events, a matter of milliseconds. It has a low priority on a machine that may be busy for
+long, and nobody but the claim waits for it."""
 PAUSES: Final = 4
 """Between two slices of a stream's preparation, so many times their length. A request on its way takes a dozen turns of
 the event loop, and would meet a slice at each; so it meets few, and 800 events take half a second."""
 
+T = TypeVar("T")
+
 Work = Generator[None, None, list[PreparedEvent]]
+
+
+class Rules(NamedTuple):
+    """A project's rules, as they are read and as the engine takes them."""
+
+    book: RuleBook
+    compiled: RuleSet
 
 
 class Claimer:
@@ -89,7 +106,7 @@ class Claimer:
         rows: list[EventRow] = []
         prepared: list[PreparedEvent] = []
         count = row.event_count
-        rules: RuleSet | None = None
+        rules: Rules | None = None
         for _ in range(TRIES):
             if rules is None:
                 rules, prepared = await self._rules(order.project_no), []
@@ -99,7 +116,7 @@ class Claimer:
                 raise Unavailable("The stream is being changed. Try again in a moment.")
             # What the rules have left of the first ones stays; of new events they see only those.
             prepared += await self._prepare(rows[len(prepared) :], rules, mailbox)
-            claim = StreamClaim(order, prepared, rules)
+            claim = StreamClaim(order, prepared, rules.compiled)
             timeout = CLAIM_SECONDS + len(prepared) / EVENTS_A_SECOND
             try:
                 return await self._database.transact(claim.run, timeout=timeout, hold=HOLD_SECONDS)
@@ -121,11 +138,11 @@ class Claimer:
             raise refusal
         return row
 
-    async def _rules(self, project_no: int) -> RuleSet:
+    async def _rules(self, project_no: int) -> Rules:
         book: RuleBook = await self._database.transact(
             lambda conn: read_rules(conn, project_no), hold=HOLD_SECONDS, read_only=True
         )
-        return await trio.to_thread.run_sync(book.compile, limiter=self._thread)
+        return Rules(book, await trio.to_thread.run_sync(book.compile, limiter=self._thread))
 
     async def _read(self, stream_no: int, after: int, through: int, mailbox: Mailbox) -> list[EventRow]:
         rows: list[EventRow] = []
@@ -139,10 +156,10 @@ class Claimer:
             mailbox.progress()
         return rows
 
-    async def _prepare(self, rows: list[EventRow], rules: RuleSet, mailbox: Mailbox) -> list[PreparedEvent]:
-        work: Work = prepare_claim(rows, rules)
-        if any(len(row.body) >= THREAD_BYTES for row in rows):
-            return await trio.to_thread.run_sync(result_of, work, limiter=self._thread)
+    async def _prepare(self, rows: list[EventRow], rules: Rules, mailbox: Mailbox) -> list[PreparedEvent]:
+        if len(rows) > CHILD_EVENTS or any(len(row.body) >= THREAD_BYTES for row in rows):
+            return await self._prepare_in_child(rows, rules.book, mailbox)
+        work: Work = prepare_claim(rows, rules.compiled)
         while True:
             began = trio.current_time()
             try:
@@ -152,3 +169,26 @@ class Claimer:
                 return prepared
             mailbox.progress()
             await trio.sleep(PAUSES * (trio.current_time() - began))
+
+    async def _prepare_in_child(self, rows: list[EventRow], book: RuleBook, mailbox: Mailbox) -> list[PreparedEvent]:
+        prepared: list[PreparedEvent] = []
+        try:
+            async with open_child(claimchild.CODE) as child:
+                await _in_time(child.send(claimchild.rules_message(book)))
+                for message in claimchild.events_messages(rows):
+                    await _in_time(child.send(message))
+                    prepared += claimchild.prepared_of(await _in_time(child.receive()))
+                    mailbox.progress()
+        except ChildFailed as error:
+            log.warning("claimer.child_failed", exc_info=error)
+            raise Unavailable("The claim was cut short, and nothing was claimed. Try again in a moment.") from None
+        return prepared
+
+
+async def _in_time(work: Awaitable[T]) -> T:
+    """Raises ``ChildFailed`` where it takes longer than ``ANSWER_SECONDS``."""
+    try:
+        with trio.fail_after(ANSWER_SECONDS):
+            return await work
+    except trio.TooSlowError:
+        raise ChildFailed from None

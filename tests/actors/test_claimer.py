@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 from typing import Any
 from uuid import uuid4
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 
+from logstitch.actors import claimer as actor_module
 from logstitch.actors.bounds import THREAD_BYTES
+from logstitch.actors.child import open_child
 from logstitch.actors.claimer import PAGE_EVENTS, Claimer
 from logstitch.actors.messages.redaction import CreateRule, RuleDraft, UpdateRule
 from logstitch.actors.messages.streams import ClaimStream, StreamClaimed
 from logstitch.detection.rows import parse_rows
-from logstitch.errors import Conflict, StreamAlreadyClaimed, StreamExpired, StreamNotFound
+from logstitch.errors import Conflict, StreamAlreadyClaimed, StreamExpired, StreamNotFound, Unavailable
 from logstitch.ids import UlidMint
 from logstitch.model import RESERVED_TENANT
-from logstitch.recording import claiming
+from logstitch.recording import claimchild, claiming
 from logstitch.recording.claiming import StreamClaim
 from logstitch.redaction.definitions import Behavior, RuleType
 from logstitch.store.database import Connection
-from logstitch.store.streams import Totals
+from logstitch.store.streams import EventRow, Totals
 from logstitch.store.timemachine import copy_facts, find_span
 from logstitch.streams import LIFE_DAYS, StreamStatus, token_digest
 from logstitch.times import DAY_MS
@@ -442,7 +447,25 @@ async def test_a_stream_of_several_pages_is_claimed_whole(database_url: str, cou
         assert [body["metadata"]["n"] for body in await bench.bodies()] == list(range(count))
 
 
-async def test_a_stream_with_a_huge_event_is_claimed_in_a_thread(database_url: str) -> None:
+# -- what is large ------------------------------------------------------------------------------------------------
+
+
+def in_children(monkeypatch: pytest.MonkeyPatch, code: str = claimchild.CODE) -> list[str]:
+    """Every child that is started runs ``code``, and is in the list."""
+    started = []
+
+    def open_one(_: str) -> Any:
+        started.append(code)
+        return open_child(code)
+
+    monkeypatch.setattr(actor_module, "open_child", open_one)
+    return started
+
+
+async def test_a_stream_with_a_huge_event_is_claimed_by_a_child_process(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    children = in_children(monkeypatch)
     async with open_stream_bench(database_url) as bench:
         token = new_token()
         huge = event(changes=[{"field": "f", "after": "x" * THREAD_BYTES}])
@@ -452,6 +475,77 @@ async def test_a_stream_with_a_huge_event_is_claimed_in_a_thread(database_url: s
 
         (body,) = await bench.bodies()
         assert body["changes"] == huge["changes"]
+    assert len(children) == 1
+
+
+async def test_a_child_process_prepares_events_as_the_service_does(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    children = in_children(monkeypatch)
+    sent = [
+        event(
+            metadata={"n": n, "account": CANARY, "text": "ä\u2028", "float": 1e21},
+            context={"ip_address": "203.0.113.7"},
+            idempotency_key=f"key {n}",
+        )
+        for n in range(90)
+    ]
+    made = []
+    for most in (1_000, 10):
+        monkeypatch.setattr(actor_module, "CHILD_EVENTS", most)
+        async with open_stream_bench(database_url) as bench:
+            await rule(bench, "ACCT-[0-9]{8}")
+            await rule(bench, fields=("context.ip_address",))
+            token = new_token()
+            await bench.submit(token, *sent[:60])
+            await bench.submit(token, *sent[60:])
+            bench.clock.ms += DAY_MS
+            assert await bench.claim(token) == StreamClaimed(90, 0)
+            bodies = (await bench.bodies())[-90:]
+            for body in bodies:
+                body["redactions"] = [(record["field"], len(record["rules"])) for record in body["redactions"]]
+            made.append([{k: v for k, v in body.items() if k not in ("id", "content_hash")} for body in bodies])
+            assert {finding.problems for finding in await verify(bench.database, lambda _: None)} == {()}
+    assert len(children) == 1
+    assert made[0] == made[1]
+    assert made[1][0]["metadata"]["account"] == "[REDACTED]"
+    assert made[1][0]["redactions"] == [("context.ip_address", 1), ("metadata.account", 1)]
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["sys.stdin.buffer.read(3)", "time.sleep(3600)", "raise ValueError"],
+    ids=["ends", "hangs", "fails"],
+)
+async def test_a_child_that_fails_claims_nothing_and_is_not_in_the_way_of_the_next_try(
+    code: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actor_module, "CHILD_EVENTS", 3)
+    monkeypatch.setattr(actor_module, "ANSWER_SECONDS", 1.0)
+    async with open_stream_bench(database_url) as bench:
+        token = new_token()
+        await bench.submit(token, *[event(metadata={"n": n}) for n in range(60)])
+        with pytest.MonkeyPatch.context() as patch:
+            in_children(patch, code)
+            with pytest.raises(Unavailable):
+                await bench.claim(token)
+        assert await bench.bodies() == []
+        assert await bench.count("SELECT count(*) FROM stream_events") == 60
+
+        monkeypatch.setattr(actor_module, "ANSWER_SECONDS", 60.0)
+        assert await bench.claim(token) == StreamClaimed(60, 0)
+        assert [body["metadata"]["n"] for body in await bench.bodies()] == list(range(60))
+
+
+@given(st.lists(st.integers(0, 700_000), max_size=130))
+def test_a_child_is_sent_all_events_in_lots_that_it_can_take(sizes: list[int]) -> None:
+    text = "x" * 700_000
+    rows = [EventRow(n, BY, 0, 0, text[:size], None, 1, None) for n, size in enumerate(sizes)]
+    lots = [pickle.loads(message[4:]) for message in claimchild.events_messages(rows)]  # noqa: S301
+    assert [row for lot in lots for row in lot] == rows
+    for lot in lots:
+        assert 1 <= len(lot) <= claiming.PIECE_EVENTS
+        assert len(lot) == 1 or sum(len(row.body) for row in lot) <= claimchild.LOT_BYTES
 
 
 # -- at its end -----------------------------------------------------------------------------------------------------
