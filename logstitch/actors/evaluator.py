@@ -8,9 +8,6 @@ Memory runs ahead of the tables by nothing that matters: what fired is written w
 it is looked at, and everything else comes out the same when it is looked at again. So a position without alerts is
 written now and then, and an evaluator that has lost its lease forgets everything, for somebody else has it all.
 
-The first alert is written at once. Others that fire within a moment of it are written together, since each transaction
-is one that ingest has to share the disk with.
-
 A change of rules is an event in the log. What is behind it is looked at by the rules as they are there, however late.
 """
 
@@ -18,7 +15,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -54,11 +51,7 @@ SLICE: Final = 16
 SLICE_WORK, WARM_WORK = 512, 2048
 """Events times rules, of such a slice (each may fire, with a hundred ids) and of a slice of the past."""
 CHUNK: Final = 256
-"""Events after which a checkpoint is not put off any longer."""
-TOGETHER: Final = 4096
-"""Events that are looked at together where messages have waited, and after which what has fired is written."""
-REST_SECONDS: Final = 0.2
-"""After alerts were written, until the next message is looked at."""
+"""Events after which what has fired is not put off any longer, nor a checkpoint."""
 TRIM_AT_ONCE: Final = 4096
 """Groups in memory up to which it is trimmed on the loop, and beyond in a thread: to drop them all takes 10 ms."""
 YIELD_SECONDS: Final = 0.005
@@ -212,14 +205,13 @@ class _Look:
         self._kept_at = trio.current_time()
         self._read_at = self._kept_at
         self._elsewhere_until = self._kept_at
-        self._rest_until = self._kept_at
 
     async def run(self) -> None:
         """Look at what is there, and at what comes."""
         await self._begin()
         while True:
-            for message in joined(envelope.message for envelope in await self._messages()):
-                await self._hear(message)
+            for envelope in await self._messages():
+                await self._hear(envelope)
             await self._keep_when_due()
             if self._head > self._position and trio.current_time() >= self._read_at:
                 await self._read_on()
@@ -241,8 +233,6 @@ class _Look:
     async def _messages(self) -> list[Envelope[Any]]:
         """What is waiting; or what comes first, until there is something else to do."""
         mailbox = self._mailbox
-        if self._head == self._position and (gathered := await self._while_resting()):
-            return gathered
         due = self._kept_at + self._keep_every()
         if self._head > self._position:
             due = min(due, self._read_at)
@@ -255,19 +245,8 @@ class _Look:
             return await mailbox.take(TAKE)
         return []
 
-    async def _while_resting(self) -> list[Envelope[Any]]:
-        """What comes until alerts may be written again."""
-        gathered: list[Envelope[Any]] = []
-        events = 0
-        while events < TOGETHER and trio.current_time() < self._rest_until and not self._mailbox.closed:
-            with trio.move_on_at(self._rest_until), suppress(trio.EndOfChannel):
-                some = await self._mailbox.take(TAKE, weight=_events, enough=TOGETHER - events)
-                gathered += some
-                events += sum(_events(envelope.message) for envelope in some)
-        return gathered
-
-    async def _hear(self, message: Committed | CatchUp) -> None:
-        match message:
+    async def _hear(self, envelope: Envelope[Any]) -> None:
+        match envelope.message:
             case Committed(facts):
                 await self._look_at_news(facts)
             case CatchUp():
@@ -310,7 +289,8 @@ class _Look:
                 self._heard_of_others()
 
     async def _get_on(self) -> None:
-        """Between two portions of work: say that it gets on, and keep the lease."""
+        """Between two portions of work, where nothing that was found is unwritten: say that it gets on, and keep the
+        lease."""
         self._mailbox.progress()
         await self._keep_when_due()
         self._report()
@@ -479,19 +459,17 @@ class _Look:
         if missing := await self._missing(facts):
             await self._recall(missing)
         firings: list[Firing] = []
-        taken = held = 0
+        taken = 0
         turn = _Turn()
         for some in _chunks(facts, self._slice(SLICE, SLICE_WORK)):
             firings += detector.take(some)
             taken += len(some)
-            held = held + len(some) if firings else 0
-            if len(firings) >= FIRINGS or held >= TOGETHER:
+            if len(firings) >= FIRINGS or (firings and taken >= CHUNK):
                 await self._record(firings, some[-1].seq)
-                firings, held = [], 0
+                firings = []
             if taken >= CHUNK:
                 taken = 0
-                if not firings:
-                    self._position = some[-1].seq
+                self._position = some[-1].seq
                 await self._get_on()
                 await turn.end()
             else:
@@ -540,7 +518,6 @@ class _Look:
         )
         self._position = self._written = found.position
         self._kept_at = trio.current_time()
-        self._rest_until = self._kept_at + REST_SECONDS
         for alert, _ in alerts:
             metrics.alert_fired(alert.severity.value)
         self._mailbox.progress()
@@ -592,28 +569,6 @@ def _asks_for_the_past(before: Sequence[ActiveRule], after: Sequence[ActiveRule]
         and was.rule.cooldown_seconds < active.rule.cooldown_seconds
         for active in after
     )
-
-
-def _events(message: Committed | CatchUp) -> int:
-    return len(message.facts) if isinstance(message, Committed) else 0
-
-
-def joined(messages: Iterable[Committed | CatchUp]) -> Iterator[Committed | CatchUp]:
-    """The messages, one of those that tell of events instead of several, where one comes right behind the other."""
-    facts: list[Fact] = []
-    for message in messages:
-        if not isinstance(message, Committed):
-            if facts:
-                yield Committed(facts)
-                facts = []
-            yield message
-        else:
-            if facts and (message.facts[0].seq != facts[-1].seq + 1 or len(facts) >= TOGETHER):
-                yield Committed(facts)
-                facts = []
-            facts += message.facts
-    if facts:
-        yield Committed(facts)
 
 
 def in_parts(facts: Sequence[Fact], most_keys: int) -> Iterator[Sequence[Fact]]:

@@ -14,10 +14,9 @@ import trio
 from logstitch import metrics
 from logstitch.actors import evaluator as actor_module
 from logstitch.actors.evaluator import Evaluator, Share
-from logstitch.actors.messages.alerts import CatchUp, Committed
+from logstitch.actors.messages.alerts import CatchUp
 from logstitch.actors.supervisor import open_supervisor
 from logstitch.detection.detector import Detector
-from logstitch.detection.facts import Fact
 from logstitch.detection.rules import Distinct, GroupBy
 from logstitch.errors import DatabaseUnavailable
 from logstitch.recording import evaluation
@@ -124,43 +123,6 @@ async def test_events_of_before_are_found_when_somebody_begins_to_look(database_
             await post.looked()
             assert len(await post.alerts()) == 30
             assert await post.alerts() == await post.expected()
-
-
-async def test_alerts_that_fire_within_a_moment_are_written_together(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    records = spied(monkeypatch, "record")
-    monkeypatch.setattr(actor_module, "REST_SECONDS", 3.0)
-    async with open_post(database_url) as post:
-        await post.change(create(rule(threshold=1, cooldown_seconds=0), START_MS))
-        began = trio.current_time()
-        for n in range(40):  # more than the mailbox has room for
-            await post.send(login(f"u{n}"))
-        assert trio.current_time() < began + 3.0, "else this test says nothing"
-        await post.looked()
-        assert len(await post.alerts()) == 40
-        assert await post.alerts() == await post.expected()
-    first, *later = (len(values["found"].alerts) for values in records)
-    assert first < 40, "the first one does not wait for others"
-    assert len(later) == 1
-
-
-def told(*seqs: int) -> Committed:
-    return Committed([Fact(seq, *[None] * (len(Fact._fields) - 1)) for seq in seqs])  # type: ignore[arg-type]
-
-
-def test_messages_about_events_that_follow_each_other_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    def seqs(*messages: Committed | CatchUp) -> list[list[int] | None]:
-        return [
-            [fact.seq for fact in one.facts] if isinstance(one, Committed) else None
-            for one in actor_module.joined(messages)
-        ]
-
-    assert seqs(told(1, 2), told(3), told(5), told(5, 6)) == [[1, 2, 3], [5], [5, 6]]
-    assert seqs(told(1), CatchUp(), told(2)) == [[1], None, [2]]
-    assert seqs() == []
-    monkeypatch.setattr(actor_module, "TOGETHER", 3)
-    assert seqs(told(1, 2), told(3, 4), told(5)) == [[1, 2, 3, 4], [5]]
 
 
 async def test_many_alerts_at_once_are_written_in_portions(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -366,8 +366,6 @@ async def test_between_what_ingest_tells_of_the_lease_is_kept_and_work_is_seen_t
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Given messages that have piled up, each of which may have a thousand events."""
-    monkeypatch.setattr(actor_module, "TOGETHER", 1)
-    monkeypatch.setattr(actor_module, "REST_SECONDS", 0)
     work = Work(monkeypatch, slow=False)
     reads = spied(monkeypatch, "read_page")
     async with open_post(database_url, make_detector=work.detector) as post:
