@@ -48,9 +48,9 @@ EVENTS_A_SECOND: Final = 4_000
 CHILD_EVENTS: Final = 1_000
 """Beyond which events are prepared in a child process, as they are where one has ``THREAD_BYTES``. To start one costs
 as much as to prepare some thousand, and a stream that keeps to its quota has 800 at most."""
-ANSWER_SECONDS: Final = 60.0
-"""For a child to prepare some events, a matter of milliseconds. It has a low priority on a machine that may be busy for
-long, and nobody but the claim waits for it."""
+ANSWER_SECONDS: Final = 20.0
+"""For a child to prepare some events: a matter of milliseconds, but its priority is low and the machine may be busy. An
+actor that shows no progress for longer would be taken for stuck."""
 PAUSES: Final = 4
 """Between two slices of a stream's preparation, so many times their length. A request on its way takes a dozen turns of
 the event loop, and would meet a slice at each; so it meets few, and 800 events take half a second."""
