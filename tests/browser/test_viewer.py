@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
+from typing import Any
 
 import pytest
 from selenium.webdriver.common.keys import Keys
@@ -244,11 +246,15 @@ def test_it_is_a_grid_to_a_screen_reader(tab: Tab, api: PagesApi) -> None:
     embed(tab, api)
     tab.until(lambda: rows(tab) == 2)
 
-    tree = tab.cdp("Accessibility.getFullAXTree")["nodes"]
-    roles = [node["role"]["value"] for node in tree if "role" in node and not node.get("ignored")]
+    expected = {"grid": 1, "columnheader": 6, "row": 3, "gridcell": 12}
 
-    assert [roles.count(role) for role in ("grid", "columnheader", "row", "gridcell")] == [1, 6, 3, 12]
-    names = {node.get("name", {}).get("value") for node in tree}
+    # Chromium makes the tree some time after the page: it is read until it is whole.
+    def tree() -> list[dict[str, Any]] | None:
+        nodes: list[dict[str, Any]] = tab.cdp("Accessibility.getFullAXTree")["nodes"]
+        roles = Counter(node["role"]["value"] for node in nodes if "role" in node and not node.get("ignored"))
+        return nodes if {role: roles[role] for role in expected} == expected else None
+
+    names = {node.get("name", {}).get("value") for node in tab.until(tree, f"the tree never had {expected}")}
     assert {"Events, newest first", "Search events", "Download what is filtered as CSV"} <= names
     assert tab.one(".grid").get_attribute("aria-rowcount") == "3"
     assert tab.text("[role=status]") == "2 events"
