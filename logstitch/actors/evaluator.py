@@ -46,6 +46,9 @@ MakeDetector = Callable[[Sequence[ActiveRule]], Detector]
 
 TAKE: Final = 32
 """Messages taken from the mailbox at a time."""
+GATHER_SECONDS: Final = 0.02
+"""For how long more messages may come before they are looked at. What wakes the evaluator is a commit, whose answers
+are on their way at that very moment; and many small looks cost more than one."""
 SLICE: Final = 16
 """Events between two looks at what has fired and at the clock, or fewer where there are many rules."""
 SLICE_WORK, WARM_WORK = 512, 2048
@@ -210,8 +213,8 @@ class _Look:
         """Look at what is there, and at what comes."""
         await self._begin()
         while True:
-            for envelope in await self._messages():
-                await self._hear(envelope)
+            for message in _joined(await self._messages()):
+                await self._hear(message)
             await self._keep_when_due()
             if self._head > self._position and trio.current_time() >= self._read_at:
                 await self._read_on()
@@ -231,22 +234,27 @@ class _Look:
     # -- messages ----------------------------------------------------------------------------------------------------
 
     async def _messages(self) -> list[Envelope[Any]]:
-        """What is waiting; or what comes first, until there is something else to do."""
+        """What comes, with what else comes shortly after; or nothing, when there is something else to do."""
         mailbox = self._mailbox
+        if mailbox.closed:
+            return await mailbox.take(TAKE)
         due = self._kept_at + self._keep_every()
         if self._head > self._position:
             due = min(due, self._read_at)
-        if mailbox.depth or mailbox.closed:
-            return await mailbox.take(TAKE)
-        if due <= trio.current_time():
+        if not mailbox.depth and due <= trio.current_time():
             await trio.lowlevel.checkpoint()
             return []
-        with trio.move_on_at(due):
-            return await mailbox.take(TAKE)
-        return []
+        envelopes: list[Envelope[Any]] = []
+        with trio.move_on_at(math.inf if mailbox.depth else due):
+            envelopes = await mailbox.take(TAKE)
+        if envelopes and len(envelopes) < TAKE:
+            await trio.sleep(GATHER_SECONDS)
+            if mailbox.depth:
+                envelopes += await mailbox.take(TAKE - len(envelopes))
+        return envelopes
 
-    async def _hear(self, envelope: Envelope[Any]) -> None:
-        match envelope.message:
+    async def _hear(self, message: object) -> None:
+        match message:
             case Committed(facts):
                 await self._look_at_news(facts)
             case CatchUp():
@@ -554,6 +562,25 @@ class _Turn:
         """Let others have a turn, and begin the next one."""
         await trio.lowlevel.checkpoint()
         self._began = time.monotonic()
+
+
+def _joined(envelopes: Sequence[Envelope[Any]]) -> Iterator[object]:
+    """The messages, with those of a few events that follow each other made into one."""
+    facts: list[Fact] = []
+    for envelope in envelopes:
+        match envelope.message:
+            case Committed(more) if not facts or (len(facts) < CHUNK and more[0].seq == facts[-1].seq + 1):
+                facts += more
+            case message:
+                if facts:
+                    yield Committed(facts)
+                    facts = []
+                if isinstance(message, Committed):
+                    facts += message.facts
+                else:
+                    yield message
+    if facts:
+        yield Committed(facts)
 
 
 def _asks_for_the_past(before: Sequence[ActiveRule], after: Sequence[ActiveRule]) -> bool:

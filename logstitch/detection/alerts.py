@@ -33,8 +33,8 @@ TRANSITIONS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """An alert. ``event_count`` events were in the window when it fired; ``event_ids`` are the newest of them, at most
-    100, oldest first."""
+    """An alert. ``event_count`` events were in the window when it fired; ``event_ids`` (16 bytes each) are the newest
+    of them, at most 100, oldest first."""
 
     id: UUID
     rule_id: str
@@ -45,7 +45,7 @@ class Alert:
     group_key: str
     tenant_id: str
     event_count: int
-    event_ids: tuple[UUID, ...]
+    event_ids: tuple[bytes, ...]
     threshold: int
     window_seconds: int
     triggered_at: datetime
@@ -65,7 +65,7 @@ def alert_fields(alert: Alert) -> dict[str, Any]:
         "group_key": alert.group_key,
         "tenant_id": alert.tenant_id,
         "event_count": alert.event_count,
-        "event_ids": [event_id_text(event_id.bytes) for event_id in alert.event_ids],
+        "event_ids": [*map(event_id_text, alert.event_ids)],
         "threshold": alert.threshold,
         "window_seconds": alert.window_seconds,
         "triggered_at": format_moment(alert.triggered_at),

@@ -43,7 +43,7 @@ def alert_of(row: AlertRow) -> Alert:
         row.group_key,
         row.tenant_id,
         row.event_count,
-        row.event_ids,
+        tuple([event_id.bytes for event_id in row.event_ids]),
         row.threshold,
         row.window_seconds,
         row.triggered_at,

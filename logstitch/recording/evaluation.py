@@ -226,7 +226,7 @@ def alerts_of(firings: Sequence[Firing], mint: UlidMint) -> list[tuple[Alert, in
                 group_key=firing.group_key,
                 tenant_id=firing.tenant_id,
                 event_count=firing.event_count,
-                event_ids=tuple(map(as_uuid, firing.event_ids)),
+                event_ids=firing.event_ids,
                 threshold=firing.rule.threshold,
                 window_seconds=firing.rule.window_seconds,
                 triggered_at=from_ms(firing.triggered_at_ms),
@@ -265,9 +265,9 @@ def record(conn: Connection, found: Found, *, mint: UlidMint, now: datetime) -> 
     what an event has fired, the alerts that are there. Nobody else writes them under this fence. Raises ``LeaseLost``.
     """
     project_no, _ = found.project
-    if store.lock_position(conn, project_no, found.fence) >= found.seq:
-        return store.find_head(conn, project_no)
-    head = store.advance(conn, project_no, found.fence, found.position)
+    before, head = store.advance(conn, project_no, found.fence, found.position)
+    if before >= found.seq:
+        return head
     new = [_new_alert(alert, seq) for alert, seq in found.alerts]
     stored = store.insert_alerts(conn, project_no, new)
     announced = [alert for alert, _ in found.alerts if alert.id in stored]
@@ -297,7 +297,7 @@ def keep(conn: Connection, project_no: int, fence: int, position: int, *, forget
     """Write the position and renew the lease; returns the newest ``seq``. ``forget``: there may be versions of rules
     that hold for nothing behind the position. To lose this in a crash costs a repetition. Raises ``LeaseLost``."""
     store.commit_later(conn)
-    head = store.advance(conn, project_no, fence, position)
+    _, head = store.advance(conn, project_no, fence, position)
     if forget:
         store.forget_versions(conn, project_no, position)
     return head

@@ -66,7 +66,7 @@ class NewAlert:
     group_key: str
     tenant_id: str
     event_count: int
-    event_ids: Sequence[UUID]
+    event_ids: Sequence[bytes]
     threshold: int
     window_seconds: int
     seq: int
@@ -82,9 +82,16 @@ def take_lease(conn: Connection, project_no: int, *, seconds: float = LEASE_SECO
     return None if row is None else Lease(*row)
 
 
-def advance(conn: Connection, project_no: int, fence: int, seq: int, *, seconds: float = LEASE_SECONDS) -> int:
+class Advance(NamedTuple):
+    """How far had been looked ``before``, and the newest ``seq`` of the project, its ``head``."""
+
+    before: int
+    head: int
+
+
+def advance(conn: Connection, project_no: int, fence: int, seq: int, *, seconds: float = LEASE_SECONDS) -> Advance:
     """Write how far we have looked, which is never less than it was, and renew the lease, even where it has run out
-    and nobody has noticed. Returns the newest ``seq`` of the project.
+    and nobody has noticed. Until the transaction ends, nobody else writes it.
 
     Raises ``LeaseLost``.
     """
@@ -92,18 +99,8 @@ def advance(conn: Connection, project_no: int, fence: int, seq: int, *, seconds:
     row = conn.execute(_sql.advance, values).fetchone()
     if row is None:
         raise LeaseLost
-    return int(row[0] or 0)
-
-
-def lock_position(conn: Connection, project_no: int, fence: int) -> int:
-    """How far we have looked, as it is written; until the transaction ends, nobody else writes it.
-
-    Raises ``LeaseLost``.
-    """
-    row = conn.execute(_sql.lock_position, {"project_no": project_no, "fence": fence}).fetchone()
-    if row is None:
-        raise LeaseLost
-    return int(row[0])
+    before, head = row
+    return Advance(before, head or 0)
 
 
 def release(conn: Connection, project_no: int, fence: int, seq: int) -> None:
@@ -251,7 +248,7 @@ def insert_alerts(conn: Connection, project_no: int, alerts: Sequence[NewAlert])
         "tenant_ids": [alert.tenant_id for alert in alerts],
         "event_counts": [alert.event_count for alert in alerts],
         # Arrays of different lengths make no array of arrays.
-        "event_ids": [f"{{{','.join(map(str, alert.event_ids))}}}" for alert in alerts],
+        "event_ids": ["{" + ",".join(map(bytes.hex, alert.event_ids)) + "}" for alert in alerts],
         "thresholds": [alert.threshold for alert in alerts],
         "windows": [alert.window_seconds for alert in alerts],
         "seqs": [alert.seq for alert in alerts],

@@ -366,6 +366,8 @@ async def test_between_what_ingest_tells_of_the_lease_is_kept_and_work_is_seen_t
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Given messages that have piled up, each of which may have a thousand events."""
+    monkeypatch.setattr(actor_module, "CHUNK", 1)  # each is enough to be looked at by itself,
+    monkeypatch.setattr(actor_module, "GATHER_SECONDS", 0)  # and the first one waits for no other
     work = Work(monkeypatch, slow=False)
     reads = spied(monkeypatch, "read_page")
     async with open_post(database_url, make_detector=work.detector) as post:
@@ -385,6 +387,25 @@ async def test_between_what_ingest_tells_of_the_lease_is_kept_and_work_is_seen_t
     assert work.done.count("take") == 10
     assert work.most("take", "keep") == 1
     assert work.most("take", "progress") == 1
+
+
+async def test_what_is_committed_shortly_after_one_another_is_looked_at_together(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given ten commits within the time that the first waits for the others."""
+    monkeypatch.setattr(actor_module, "GATHER_SECONDS", 1)
+    work = Work(monkeypatch, slow=False)
+    reads = spied(monkeypatch, "read_page")
+    async with open_post(database_url, make_detector=work.detector) as post:
+        await post.send(login())
+        await post.looked()
+        reads.clear()
+        work.done.clear()
+        for _ in range(10):
+            await post.send(login())
+        await post.looked()
+    assert reads == []
+    assert work.done.count("take") == 1
 
 
 @pytest.mark.parametrize("large", [True, False])

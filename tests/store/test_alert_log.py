@@ -50,7 +50,7 @@ def some_alerts(count: int, seed: int) -> list[Alert]:
             group_key=chance.choice(["x", "y", "ž"]),
             status=chance.choice(list(AlertStatus)),
             severity=chance.choice(list(Severity)),
-            event_ids=tuple(UUID(int=chance.getrandbits(128)) for _ in range(chance.randrange(1, 101))),
+            event_ids=tuple(chance.randbytes(16) for _ in range(chance.randrange(1, 101))),
         )
         for _ in range(count)
     ]

@@ -16,7 +16,7 @@ from logstitch.detection.detector import GRACE_MS, Missing
 from logstitch.recording import evaluation
 from logstitch.recording.evaluation import Interest
 from logstitch.store import alerts as store
-from logstitch.store.alerts import Lease, LeaseLost, NewAlert
+from logstitch.store.alerts import Advance, Lease, LeaseLost, NewAlert
 from logstitch.store.database import Connection
 from logstitch.store.reading import settle_plans
 from tests.support.stored import AT, Stored, an_event
@@ -43,7 +43,7 @@ def alert(number: int, **changes: Any) -> NewAlert:
         "group_key": "eve",
         "tenant_id": "acme",
         "event_count": 5,
-        "event_ids": (UUID(int=1), UUID(int=2)),
+        "event_ids": (UUID(int=1).bytes, UUID(int=2).bytes),
         "threshold": 5,
         "window_seconds": 300,
         "seq": number,
@@ -80,8 +80,6 @@ def test_under_an_older_fence_nothing_is_written(conn: Connection) -> None:
     store.take_lease(conn, NO)
     with pytest.raises(LeaseLost):
         store.advance(conn, NO, 1, 9)
-    with pytest.raises(LeaseLost):
-        store.lock_position(conn, NO, 1)
     store.release(conn, NO, 1, 9)
     assert written(conn) == [(0, 2, True)]
 
@@ -90,9 +88,9 @@ def test_a_position_never_goes_back_and_writing_it_renews_the_lease(conn: Connec
     store_events(conn, NO, [(AT, an_event())] * 12)
     store.take_lease(conn, NO, seconds=-1)
     assert written(conn) == [(0, 1, False)]
-    assert store.advance(conn, NO, 1, 9) == 12
-    assert store.advance(conn, NO, 1, 4) == 12
-    assert store.lock_position(conn, NO, 1) == 9
+    assert store.advance(conn, NO, 1, 9) == Advance(before=0, head=12)
+    assert store.advance(conn, NO, 1, 4) == Advance(before=9, head=12)
+    assert store.advance(conn, NO, 1, 9) == Advance(before=9, head=12)
     store.release(conn, NO, 1, 5)
     assert written(conn) == [(9, 1, False)]
 
@@ -306,7 +304,7 @@ def test_an_event_fires_a_rule_once(conn: Connection) -> None:
 
 
 def test_an_alert_is_stored_as_it_was_fired(conn: Connection) -> None:
-    one = alert(1, event_ids=(UUID(int=9),), group_key='żółw, {"a"}', rule_name="'; --")
+    one = alert(1, event_ids=(UUID(int=9).bytes,), group_key='żółw, {"a"}', rule_name="'; --")
     store.insert_alerts(conn, NO, [one, alert(2, event_ids=())])
     row = conn.execute(
         "SELECT rule_name, severity, status, group_key, event_ids, seq,"

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 import trio
 
@@ -16,7 +17,7 @@ from logstitch.actors import evaluator
 from logstitch.detection.facts import Fact
 from logstitch.recording import evaluation
 from logstitch.store import alerts as store
-from logstitch.store.alerts import Lease
+from logstitch.store.alerts import LEASE_SECONDS, Advance, Lease, NewAlert
 from logstitch.store.database import Connection
 
 
@@ -30,14 +31,14 @@ def position_before_alerts() -> None:
         await trio.sleep(1)
         await record(self, firings, seq)
 
-    lock_position = store.lock_position
+    advance = store.advance
 
-    def pretend(conn: Connection, project_no: int, fence: int) -> int:
-        lock_position(conn, project_no, fence)
-        return -1  # or it would take the alerts for written
+    def pretend(conn: Connection, project_no: int, fence: int, seq: int, *, seconds: float = LEASE_SECONDS) -> Advance:
+        # Or it would take the alerts for written.
+        return advance(conn, project_no, fence, seq, seconds=seconds)._replace(before=-1)
 
     evaluator._Look._record = hasty  # type: ignore[method-assign]
-    store.lock_position = pretend
+    store.advance = pretend
 
 
 def no_fence() -> None:
@@ -47,19 +48,21 @@ def no_fence() -> None:
     def take(conn: Connection, project_no: int, *, seconds: float = -1.0) -> Lease | None:
         return take_lease(conn, project_no, seconds=-1.0)
 
-    def lock_position(conn: Connection, project_no: int, fence: int) -> int:
-        conn.execute("ALTER TABLE alerts DROP CONSTRAINT IF EXISTS alerts_project_no_rule_id_seq_key")
-        return -1
+    insert_alerts = store.insert_alerts
 
-    def advance(conn: Connection, project_no: int, fence: int, seq: int, *, seconds: float = -1.0) -> int:
+    def insert(conn: Connection, project_no: int, alerts: Sequence[NewAlert]) -> set[UUID]:
+        conn.execute("ALTER TABLE alerts DROP CONSTRAINT IF EXISTS alerts_project_no_rule_id_seq_key")
+        return insert_alerts(conn, project_no, alerts)
+
+    def advance(conn: Connection, project_no: int, fence: int, seq: int, *, seconds: float = -1.0) -> Advance:
         conn.execute(
             "UPDATE evaluators SET seq = greatest(seq, %s), lease_until = NULL WHERE project_no = %s", (seq, project_no)
         )
-        return store.find_head(conn, project_no)
+        return Advance(-1, store.find_head(conn, project_no))
 
     store.take_lease = take
-    store.lock_position = lock_position
     store.advance = advance
+    store.insert_alerts = insert
     text = store._sql._statements["insert_alerts"].text.replace("ON CONFLICT (project_no, rule_id, seq) DO NOTHING", "")
     object.__setattr__(store._sql._statements["insert_alerts"], "text", text)
 

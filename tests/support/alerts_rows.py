@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from uuid import UUID
 
 from logstitch.detection.alerts import Alert
 from logstitch.store.database import Connection
@@ -13,7 +14,12 @@ def insert_alert(conn: Connection, project_no: int, *alerts: Alert) -> None:
     row = conn.execute("SELECT coalesce(max(seq), 0) FROM alerts WHERE project_no = %s", (project_no,)).fetchone()
     assert row is not None
     for seq, alert in enumerate(alerts, start=row[0] + 1):
-        values = {**asdict(alert), "event_ids": list(alert.event_ids), "project_no": project_no, "seq": seq}
+        values = {
+            **asdict(alert),
+            "event_ids": [UUID(bytes=event_id) for event_id in alert.event_ids],
+            "project_no": project_no,
+            "seq": seq,
+        }
         for name in ("severity", "status", "group_by"):
             values[name] = values[name].value
         conn.execute(

@@ -51,7 +51,7 @@ def an_alert(triggered_at: datetime, **changes: Any) -> Alert:
         "group_key": "usr_77",
         "tenant_id": "acme",
         "event_count": 5,
-        "event_ids": tuple(UUID(int=n) for n in range(5)),
+        "event_ids": tuple(UUID(int=n).bytes for n in range(5)),
         "threshold": 5,
         "window_seconds": 300,
         "triggered_at": triggered_at,

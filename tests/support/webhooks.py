@@ -75,7 +75,7 @@ def alert(**changes: Any) -> Alert:
         "group_key": "usr_42",
         "tenant_id": "acme",
         "event_count": 5,
-        "event_ids": tuple(uuid4() for _ in range(5)),
+        "event_ids": tuple(uuid4().bytes for _ in range(5)),
         "threshold": 5,
         "window_seconds": 300,
         "triggered_at": NOW,

@@ -14,12 +14,15 @@ WHERE e.lease_until IS NULL OR e.lease_until < clock_timestamp()
 RETURNING seq, fence;
 
 -- name: advance
-UPDATE evaluators SET seq = greatest(seq, %(seq)s), lease_until = clock_timestamp() + make_interval(secs => %(seconds)s)
-WHERE project_no = %(project_no)s AND fence = %(fence)s
-RETURNING (SELECT h.seq FROM project_heads h WHERE h.project_no = %(project_no)s);
-
--- name: lock_position
-SELECT seq FROM evaluators WHERE project_no = %(project_no)s AND fence = %(fence)s FOR UPDATE;
+-- Also how far it was before, of the row as it is when the lock is had.
+WITH before AS (
+    SELECT seq FROM evaluators WHERE project_no = %(project_no)s AND fence = %(fence)s FOR UPDATE
+)
+UPDATE evaluators e SET seq = greatest(e.seq, %(seq)s),
+       lease_until = clock_timestamp() + make_interval(secs => %(seconds)s)
+FROM before
+WHERE e.project_no = %(project_no)s AND e.fence = %(fence)s
+RETURNING before.seq, (SELECT h.seq FROM project_heads h WHERE h.project_no = %(project_no)s);
 
 -- name: release
 UPDATE evaluators SET seq = greatest(seq, %(seq)s), lease_until = NULL
